@@ -1,0 +1,1 @@
+"""The models that cross a socket: one module a daemon, imported by both ends of a call."""

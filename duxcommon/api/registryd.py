@@ -1,0 +1,171 @@
+"""Replies of dux-registryd and its store: `node.* peer.* blob.* app.*`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from .common import Address, Base64, Hash32, Koinu, Model, NodeId, SignedRecord, UnixTime
+from .manifest import Manifest
+
+
+class Hardware(Model):
+    cpu_cores: Annotated[int, Field(ge=1, le=65_536)]
+    memory_mb: Annotated[int, Field(ge=1)]
+    storage_mb: Annotated[int, Field(ge=0)]
+    arch: str
+    gpu: str = ""
+
+
+class NodeRecord(Model):
+    """Body of a signed record of kind `node`: the heartbeat of a node."""
+
+    name: Annotated[str, Field(max_length=64)]
+    addresses: Annotated[list[str], Field(max_length=8)]
+    """host:port of the iroh endpoint's direct addresses."""
+    relay: str = ""
+    payout_address: Address | None = None
+    roles: list[Literal["provider", "buyer", "arbiter", "guardian"]] = []
+    hardware: Hardware
+    apps: Annotated[list[Hash32], Field(max_length=256)] = []
+    """Apps that this node serves now."""
+    load_pct: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Tasks running as a percentage of what the owner lends."""
+    accepting: bool = False
+    version: str
+
+
+class NodeInfo(Model):
+    node: NodeId
+    seq: int
+    seen: UnixTime
+    live: bool
+    """Heard from within three heartbeats."""
+    latency_ms: float | None
+    record: NodeRecord
+
+
+class NodePage(Model):
+    nodes: list[NodeInfo]
+    next: str | None
+
+
+class Identity(Model):
+    node: NodeId
+    network: Hash32
+    network_name: str
+    addresses: list[str]
+    worthless: bool
+
+
+class PeerInfo(Model):
+    node: NodeId
+    connected: bool
+    latency_ms: float | None
+    calls: int
+    refused: int
+    bytes_in: int
+    bytes_out: int
+
+
+class PeerPage(Model):
+    peers: list[PeerInfo]
+
+
+class PeerReply(Model):
+    """What the remote method returned, and its node's signature where one was asked for."""
+
+    result: Any
+
+
+class Transfer(Model):
+    hash: Hash32
+    size: int
+    done: int
+    """Bytes that arrived so far."""
+    complete: bool
+
+
+class BlobInfo(Model):
+    hash: Hash32
+    size: int
+
+
+class BlobChunk(Model):
+    hash: Hash32
+    size: int
+    offset: int
+    data: Base64
+
+
+class UploadStatus(Model):
+    upload: str
+    received: int
+    blob: BlobInfo | None
+    """Set by the final chunk."""
+
+
+class ListingBody(Model):
+    """Body of a signed record of kind `listing`."""
+
+    app: Hash32
+    """SHA-256 of `publisher/name`."""
+    manifest: Manifest
+    bundle: Hash32
+    bundle_size: int
+    withdrawn: bool = False
+
+
+class Listing(Model):
+    app: Hash32
+    name: str
+    publisher: NodeId
+    version: str
+    summary: str
+    tags: list[str]
+    price: Koinu
+    runtime: str
+    deterministic: bool
+    seq: int
+    live_providers: int
+    record: SignedRecord
+
+
+class ListingPage(Model):
+    listings: list[Listing]
+    next: str | None
+    network: str
+
+
+class Provider(Model):
+    """A node that serves an app, as the scheduler sees it."""
+
+    node: NodeId
+    name: str
+    price: Koinu
+    load_pct: int
+    latency_ms: float | None
+    live: bool
+    accepting: bool
+
+
+class Providers(Model):
+    listing: Listing
+    providers: list[Provider]
+
+
+class PublishReply(Model):
+    app: Hash32
+    name: str
+    seq: int
+    bundle: Hash32
+    announced: bool
+    """The directory has stored the record."""
+    findings: list[str]
+    """Warnings of the scan."""
+
+
+class DirectoryStats(Model):
+    records: int
+    dropped: dict[str, int]
+    """Reason → how many records were refused."""
+    dht_nodes: int
