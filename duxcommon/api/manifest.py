@@ -70,6 +70,8 @@ class Manifest(Model):
     def _runtime_has_what_it_needs(self) -> "Manifest":
         if self.runtime == "command" and not self.command:
             raise ValueError("runtime 'command' needs 'command'")
-        if self.runtime == "http" and not self.url.startswith(("http://127.0.0.1:", "http://localhost:", "http://[::1]:")):
+        if self.runtime == "http" and not self.url.startswith(
+            ("http://127.0.0.1:", "http://localhost:", "http://[::1]:")
+        ):
             raise ValueError("runtime 'http' needs 'url' on this machine's loopback, with its port")
         return self

@@ -1,0 +1,187 @@
+"""Configuration files: strict YAML, one pydantic model a daemon, drop-ins beside it.
+
+`X.yaml` is read first, then `X.d/*.yaml` in the order of their names; later files replace keys of earlier ones,
+section by section. Unknown and duplicate keys are refused with file and line.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from .errors import ConfigError
+
+MAX_CONFIG_BYTES = 1_000_000
+
+Directory = Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(value, str) else value)]
+"""A path, written as text."""
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path")
+    return path
+
+
+AbsolutePath = Annotated[Directory, AfterValidator(_absolute)]
+
+
+class Access(BaseModel):
+    """Which groups may call methods of each class; root and the daemon's own user always may."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    read: list[str] = ["duxnet"]
+    spend: list[str] = ["duxnet-spend"]
+    admin: list[str] = ["duxnet-admin"]
+    daemons: list[str] = ["dux-flopd", "dux-escrowd", "dux-taskd", "dux-registryd", "dux-airdropd", "dux-sandbox"]
+    """Users that the other daemons run as."""
+    gateway: list[str] = ["dux-registryd"]
+    """Users that may speak for a remote node."""
+
+
+class Settings(BaseModel):
+    """What every daemon's configuration has."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    run_dir: AbsolutePath = Path("/run/duxnet")
+    """Where the sockets are."""
+    state_dir: AbsolutePath
+    """Databases and keys of this daemon alone."""
+    log_dir: AbsolutePath | None = Path("/var/log/duxnet")
+    """Where X.log is kept (10 MB, five old ones); null logs to standard error alone."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    network: AbsolutePath = Path("/etc/duxnet/network.yaml")
+    """The network definition."""
+    access: Access = Access()
+    calls_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
+    """Of one local user, over all methods."""
+    drain_s: Annotated[int, Field(ge=0, le=300)] = 10
+    """How long a stop waits for calls in flight, in seconds."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without YAML 1.1's surprises: `010` is not 8, `1:30` is not 90, `yes` is text, keys are unique."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Aliases of aliases let a small file fill the memory.
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", mark)
+        return super().compose_node(parent, index)
+
+
+for _tag, _pattern, _first in (
+    ("tag:yaml.org,2002:bool", r"^(?:true|false)$", "tf"),
+    ("tag:yaml.org,2002:int", r"^-?(?:0|[1-9][0-9]*)$", "-0123456789"),
+    ("tag:yaml.org,2002:float", r"^-?(?:0|[1-9][0-9]*)\.[0-9]+$", "-0123456789"),
+    ("tag:yaml.org,2002:null", r"^(?:null|~|)$", ["n", "~", ""]),
+):
+    _StrictLoader.add_implicit_resolver(_tag, re.compile(_pattern), list(_first))
+
+
+def _no_duplicates(loader: _StrictLoader, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    seen: dict[Any, int] = {}
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        line = key_node.start_mark.line + 1
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+        if key in seen:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key {key!r} stands twice (first in line {seen[key]})", key_node.start_mark
+            )
+        seen[key] = line
+    return dict(loader.construct_pairs(node, deep=True))
+
+
+_StrictLoader.add_constructor("tag:yaml.org,2002:map", _no_duplicates)
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """The mapping in `path` and the line of each key path. Raises ConfigError naming file and line."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"can't read {path}: {error}") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, origin: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
+    """Like load_yaml, of text; `origin` names it in errors."""
+    loader = _StrictLoader(text)
+    try:
+        node = loader.get_single_node()
+        value = loader.construct_document(node) if node is not None else {}
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{origin}, line {line}: {error.problem}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"{origin}: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{origin}, line 1: expected keys and values")
+    return value, _lines(node)
+
+
+def _lines(node: yaml.Node | None, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
+    lines: dict[tuple[str, ...], int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, str(key.value))
+            lines[path] = key.start_mark.line + 1
+            lines.update(_lines(value, path))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            path = (*prefix, str(index))
+            lines[path] = value.start_mark.line + 1
+            lines.update(_lines(value, path))
+    return lines
+
+
+def validate(model: type[M], value: dict[str, Any], where: dict[tuple[str, ...], str], origin: str) -> M:
+    """`value` as a `model`; `where` maps key paths to "file, line n". Raises ConfigError for the first fault."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = tuple(str(part) for part in first["loc"])
+        place = origin
+        for length in range(len(path), 0, -1):
+            if path[:length] in where:
+                place = where[path[:length]]
+                break
+        key = ".".join(path)
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(sorted(model.model_fields)) if len(path) == 1 else ""
+            message = f"{place}: unknown key {key!r}" + (f"; known are: {known}" if known else "")
+        else:
+            message = f"{place}: {key}: {first['msg']}" if key else f"{place}: {first['msg']}"
+        raise ConfigError(message) from error
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged
+
+
+def load(model: type[M], path: Path) -> M:
+    """The settings in `path` and its drop-in folder (`X.d/*.yaml`), checked. Raises ConfigError."""
+    value: dict[str, Any] = {}
+    where: dict[tuple[str, ...], str] = {}
+    for part in [path, *sorted(path.with_suffix(".d").glob("*.yaml"))]:
+        content, lines = load_yaml(part)
+        value = _merge(value, content)
+        where.update({key: f"{part}, line {line}" for key, line in lines.items()})
+    return validate(model, value, where, str(path))
