@@ -1,0 +1,1 @@
+"""dux-taskd: queue, scheduling and execution of tasks."""

@@ -1,0 +1,1 @@
+"""dux-sandbox: the worker that alone starts sandboxes, one for each task."""
