@@ -1,6 +1,6 @@
 """Every error that a user or a caller can see: one class each, with a stable code and name.
 
-Codes: 1000s common, 2000s flopd, 3000s escrowd, 4000s taskd (4500s sandbox), 5000s registryd
+Codes: 1000s common (1100s the coin), 2000s flopd, 3000s escrowd, 4000s taskd (4500s sandbox), 5000s registryd
 (5500s store), 6000s airdropd. A class says what to do now (`hint`) and whether trying again can help (`retry`).
 """
 
@@ -204,6 +204,44 @@ class KeyFileUnsafe(DuxError):
     hint_default = "Make the key file readable by its owner alone: chmod 600 FILE."
 
 
+# --- the coin (duxcommon.coin): 1100–1199 ----------------------------------------------------------------------
+
+
+class BadAddress(DuxError):
+    code = 1100
+    hint_default = "Copy the address again; it must belong to the chain that `dux-ctl status` names."
+
+
+class BadKey(DuxError):
+    code = 1101
+    hint_default = "Give a private key that was exported for this chain, with a compressed public key."
+
+
+class BadTerms(DuxError):
+    code = 1102
+    hint_default = "The script can't be made of these keys and this height; nothing was paid."
+
+
+class BadTransaction(DuxError):
+    code = 1103
+    hint_default = "The bytes are no transaction that the chain could hold; nothing was sent."
+
+
+class ScriptRefused(DuxError):
+    code = 1104
+    hint_default = "The signatures do not satisfy the script under the rules of the chain; nothing was sent."
+
+
+class NotPayable(DuxError):
+    code = 1105
+    hint_default = "Every output must be at least 0.01 FLOP and the deposits must cover gross and fee; pay more first."
+
+
+class TooManyInputs(DuxError):
+    code = 1106
+    hint_default = "One transaction would cost more than 0.1 FLOP in fees; close the channel and open a new one."
+
+
 # --- dux-flopd: 2000–2999 --------------------------------------------------------------------------------------
 
 
@@ -213,6 +251,156 @@ class KeyFileUnsafe(DuxError):
 # --- dux-taskd: 4000–4499 --------------------------------------------------------------------------------------
 
 
+class TaskdError(DuxError):
+    component = "taskd"
+
+
+class NoProvider(TaskdError):
+    code = 4000
+    hint_default = "The message counts what each provider lacked. Try again later, or name one with --provider."
+    retry = True
+
+
+class TooExpensive(TaskdError):
+    code = 4001
+    hint_default = "Raise --max-price to at least the cheapest price named, or search for another app."
+
+
+class PriceChanged(TaskdError):
+    code = 4002
+    hint_default = "Look at the app again (`dux-ctl app show`); nothing was ordered at the new price."
+
+
+class InputMissing(TaskdError):
+    code = 4003
+    hint_default = "Give the input file; a large one must be uploaded before the task is started."
+
+
+class InputTooLarge(TaskdError):
+    code = 4004
+    hint_default = "Send a smaller file; `dux-ctl app show` names the app's limit."
+
+
+class WrongMedia(TaskdError):
+    code = 4005
+    hint_default = "Send a file of a kind that the app takes; its content counts, not its name."
+
+
+class WrongParams(TaskdError):
+    code = 4006
+    hint_default = "`dux-ctl app show` lists the app's parameters and what they may be."
+
+
+class TaskUnknown(TaskdError):
+    code = 4007
+    hint_default = "List your tasks with `dux-ctl task list`."
+
+
+class TaskOver(TaskdError):
+    code = 4008
+    hint_default = "Its result has arrived already; see `dux-ctl task status`."
+
+
+class DeadlinePassed(TaskdError):
+    code = 4009
+    hint_default = "Nothing was paid for it. Start the task again with a later --deadline-s."
+
+
+class Cancelled(TaskdError):
+    code = 4010
+    hint_default = "The task was cancelled; nothing was paid for it."
+
+
+class QueueFull(TaskdError):
+    code = 4011
+    hint_default = "Wait until some of the tasks in the queue are done."
+    retry = True
+
+
+class ProviderGarbage(TaskdError):
+    code = 4020
+    hint_default = "The provider answered with something that is no valid reply; it was not paid. Try another."
+    retry = True
+
+
+class ReceiptMismatch(TaskdError):
+    code = 4021
+    hint_default = "The provider's receipt does not fit the order or the result; it was not paid. Try another."
+    retry = True
+
+
+class ProviderSilent(TaskdError):
+    code = 4022
+    hint_default = "The provider did not answer in time; it was not paid. Try another, or check your connection."
+    retry = True
+
+
+class ProviderBusy(TaskdError):
+    code = 4023
+    hint_default = "Try again in a while or let another provider do it."
+    retry = True
+
+
+class ProviderPaused(TaskdError):
+    code = 4024
+    hint_default = "The owner of that machine is not lending it now; let another provider do it."
+    retry = True
+
+
+class AppNotServed(TaskdError):
+    code = 4025
+    hint_default = "That node does not offer this app; `dux-ctl app providers` lists those that do."
+
+
+class TaskTooLarge(TaskdError):
+    code = 4026
+    hint_default = "The app needs more than that machine's owner lends; let another provider do it."
+
+
+class ProviderRestarted(TaskdError):
+    code = 4027
+    hint_default = "The provider's machine restarted while it worked; it was not paid. Run the task again."
+    retry = True
+
+
+class OrderRefused(TaskdError):
+    code = 4028
+    hint_default = "The order does not name this node, or does not fit what came with it; nothing was run or charged."
+
+
+class OutputInvalid(TaskdError):
+    code = 4029
+    hint_default = "The result is not what the app's manifest promises; it was not paid. Tell the publisher."
+
+
+class AppFailed(TaskdError):
+    code = 4030
+    hint_default = "The app itself refused or failed; `dux-ctl task logs` shows what it printed. Nothing was paid."
+
+
+class AppTimeout(TaskdError):
+    code = 4031
+    hint_default = "The app took longer than its manifest allows; nothing was paid. Try a smaller input."
+    retry = True
+
+
+class AppOutOfMemory(TaskdError):
+    code = 4032
+    hint_default = "The app needed more memory than its manifest allows; nothing was paid. Try a smaller input."
+
+
+class AppKilled(TaskdError):
+    code = 4033
+    hint_default = "The provider stopped the app before it was done; nothing was paid. Run the task again."
+    retry = True
+
+
+class ApiDown(TaskdError):
+    code = 4034
+    hint_default = "The provider's own API behind the app does not answer; nothing was paid. Try later."
+    retry = True
+
+
 # --- dux-sandbox: 4500–4999 ------------------------------------------------------------------------------------
 
 
@@ -220,6 +408,79 @@ class KeyFileUnsafe(DuxError):
 
 
 # --- dux-store: 5500–5999 --------------------------------------------------------------------------------------
+
+
+class AppUnknown(DuxError):
+    code = 5500
+    hint_default = "Look for it with `dux-ctl app search WORD`; a new listing takes a few seconds to arrive."
+    component = "store"
+
+
+class AppAmbiguous(DuxError):
+    code = 5501
+    hint_default = "Several publishers use this name: write name@publisher-prefix, or the app's id."
+    component = "store"
+
+
+class BadManifest(DuxError):
+    code = 5502
+    hint_default = "Mend the line of dux.yaml that is named; `dux-ctl app init NAME` shows a complete one."
+    component = "store"
+
+
+class BadBundle(DuxError):
+    code = 5503
+    hint_default = "Pack the app's folder again with `dux-ctl app publish DIR`; a bundle holds files and folders only."
+    component = "store"
+
+
+class BundleTooLarge(DuxError):
+    code = 5504
+    hint_default = "Leave out what the app doesn't need at run time."
+    component = "store"
+
+
+class BundleMissing(DuxError):
+    code = 5505
+    hint_default = "Upload the bundle first (`blob.write`), or publish the folder with `dux-ctl app publish DIR`."
+    component = "store"
+
+
+class ScanRefused(DuxError):
+    code = 5506
+    hint_default = "Mend the findings that are listed and publish again; nothing was announced."
+    component = "store"
+
+
+class NotPublisher(DuxError):
+    code = 5507
+    hint_default = "Only the node that published an app can withdraw it."
+    component = "store"
+
+
+class BadCursor(DuxError):
+    code = 5508
+    hint_default = "Pass the `next` of the page before, with the same filters, or start again without `after`."
+    component = "store"
+
+
+class StoreFull(DuxError):
+    code = 5509
+    hint_default = "Withdraw listings that you no longer sell."
+    component = "store"
+
+
+class WheelsMissing(DuxError):
+    code = 5510
+    hint_default = "Check the names, versions and hashes in requirements.lock, and that a package index can be reached."
+    retry = True
+    component = "store"
+
+
+class SampleFailed(DuxError):
+    code = 5511
+    hint_default = "Read the app's log above; the sample must give the result in the bundle."
+    component = "store"
 
 
 # --- dux-airdropd: 6000–6999 -----------------------------------------------------------------------------------
