@@ -373,34 +373,6 @@ class OutputInvalid(TaskdError):
     hint_default = "The result is not what the app's manifest promises; it was not paid. Tell the publisher."
 
 
-class AppFailed(TaskdError):
-    code = 4030
-    hint_default = "The app itself refused or failed; `dux-ctl task logs` shows what it printed. Nothing was paid."
-
-
-class AppTimeout(TaskdError):
-    code = 4031
-    hint_default = "The app took longer than its manifest allows; nothing was paid. Try a smaller input."
-    retry = True
-
-
-class AppOutOfMemory(TaskdError):
-    code = 4032
-    hint_default = "The app needed more memory than its manifest allows; nothing was paid. Try a smaller input."
-
-
-class AppKilled(TaskdError):
-    code = 4033
-    hint_default = "The provider stopped the app before it was done; nothing was paid. Run the task again."
-    retry = True
-
-
-class ApiDown(TaskdError):
-    code = 4034
-    hint_default = "The provider's own API behind the app does not answer; nothing was paid. Try later."
-    retry = True
-
-
 # --- dux-sandbox: 4500–4999 ------------------------------------------------------------------------------------
 
 
