@@ -103,6 +103,8 @@ class Store:
         share its commit with other writes. Even when the caller is cancelled, the change is carried out.
         """
         job: Future[T] = Future()
+        # A running future can't be cancelled: otherwise a caller that goes away would take the writer thread down.
+        job.set_running_or_notify_cancel()
         if self._closed:
             raise TimedOut("the database is closed")
         self._jobs.put((change, job))
