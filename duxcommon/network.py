@@ -1,0 +1,113 @@
+"""The network definition: the one signed file by which a node joins a network."""
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, model_validator
+
+from .api.common import Hash32, Koinu, Model, NodeId, PubKey
+from .config import load_yaml, validate
+from .errors import BadSignature, ConfigError, NetworkMissing
+from .identity import Identity, verify
+from .money import COIN, DUST
+from .records import canonical
+
+FORMAT = 1
+DOMAIN = b"dux-network-v1\n"
+HostPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$")]
+
+
+class Member(Model):
+    """A node with a task in the network, and its coin key for that task."""
+
+    node: NodeId
+    pubkey: PubKey
+
+
+class Parameters(Model):
+    """Initial values of what is voted on."""
+
+    tax_bps: Annotated[int, Field(ge=0, le=2000)] = 500
+    """The community fund's part, in hundredths of a percent."""
+    min_tax: Koinu = DUST
+    airdrop_threshold: Koinu = 100 * COIN
+
+
+class NetworkDefinition(Model):
+    """Identified by the hash of everything but the signatures; that id is bound into every signature."""
+
+    format: Literal[1] = 1
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")]
+    chain: Literal["main", "test", "regtest", "devnet", "litecoin-regtest"]
+    genesis: Hash32
+    birth_height: Annotated[int, Field(ge=0)]
+    """flopd reads the chain from here on."""
+    bootstrap: list[HostPort]
+    """OpenDHT nodes to ask first."""
+    relays: list[str] = []
+    """iroh relays, as URLs; none means direct connections only."""
+    guardians: Annotated[list[Member], Field(min_length=1, max_length=15)]
+    guardians_m: Annotated[int, Field(ge=1, le=15)]
+    """How many guardians must sign to spend from the fund."""
+    first_anchor: str | None = None
+    """`txid:vout` that the first round spends."""
+    arbiters: Annotated[list[Member], Field(min_length=1, max_length=64)]
+    parameters: Parameters = Parameters()
+    signatures: dict[NodeId, Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]] = {}
+    """Ed25519 signatures of guardians over the canonical definition without this field."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "NetworkDefinition":
+        if self.guardians_m > len(self.guardians):
+            raise ValueError(f"guardians_m is {self.guardians_m}, but there are {len(self.guardians)} guardians")
+        if len({member.pubkey for member in self.guardians}) != len(self.guardians):
+            raise ValueError("two guardians have the same key")
+        return self
+
+    def signed_bytes(self) -> bytes:
+        """What the guardians sign."""
+        return DOMAIN + canonical(self.model_dump(exclude={"signatures"}))
+
+    @property
+    def id(self) -> str:
+        """64 hex digits that name this network."""
+        return hashlib.sha256(self.signed_bytes()).hexdigest()
+
+    @property
+    def worthless(self) -> bool:
+        """Whether the coins have no value: any chain but Flopcoin's main chain."""
+        return self.chain != "main"
+
+    def signed_by(self, identity: Identity) -> "NetworkDefinition":
+        """The definition with one more signature."""
+        signature = identity.sign(self.signed_bytes()).hex()
+        return self.model_copy(update={"signatures": {**self.signatures, identity.node_id: signature}})
+
+    def check_signatures(self) -> None:
+        """Raises BadSignature unless every guardian signed."""
+        message = self.signed_bytes()
+        for member in self.guardians:
+            signature = self.signatures.get(member.node, "")
+            if not verify(member.node, bytes.fromhex(signature), message):
+                raise BadSignature(f"the network definition is not signed by guardian {member.node[:16]}…")
+
+
+def load_network(path: Path) -> NetworkDefinition:
+    """The definition in `path`, its signatures checked. Raises NetworkMissing, ConfigError or BadSignature."""
+    if not path.exists():
+        raise NetworkMissing(f"there is no network definition at {path}")
+    value, lines = load_yaml(path)
+    network = validate(NetworkDefinition, value, {key: f"{path}, line {n}" for key, n in lines.items()}, str(path))
+    try:
+        network.check_signatures()
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return network
+
+
+def dump_network(network: NetworkDefinition) -> str:
+    """The YAML text of a definition."""
+    text: str = yaml.safe_dump(network.model_dump(), sort_keys=False)
+    return text

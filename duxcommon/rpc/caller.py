@@ -1,0 +1,119 @@
+"""Who is calling: uid and groups from the socket, or the remote node that the gateway names."""
+
+import grp
+import os
+import pwd
+import socket
+import struct
+import time
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from ..api.common import NodeId
+from ..config import Access
+from ..errors import InvalidRequest, NotAllowed
+
+SO_PEERGROUPS = 59
+GROUPS_TTL_S = 60
+
+
+@dataclass(frozen=True)
+class Caller:
+    """`peer` is set when a remote node calls through this node's gateway; uid is the gateway's then."""
+
+    uid: int
+    gids: frozenset[int]
+    peer: NodeId | None = None
+
+    @property
+    def name(self) -> str:
+        """The user's name, or the number where it has none."""
+        return _user_name(self.uid)
+
+    @property
+    def key(self) -> str:
+        """What rate limits count by."""
+        return self.peer or f"uid:{self.uid}"
+
+
+def of_socket(connection: socket.socket) -> Caller:
+    """The process at the other end of a connected Unix socket."""
+    _, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    groups = {gid}
+    try:
+        raw = connection.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 1024)
+        groups.update(struct.unpack(f"{len(raw) // 4}I", raw))
+    except OSError:
+        # More than 256 groups, or a kernel before 4.13: the primary group alone counts.
+        pass
+    return Caller(uid, frozenset(groups))
+
+
+@lru_cache(maxsize=1024)
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+@lru_cache(maxsize=64)
+def _uid(name: str, _minute: int) -> int | None:
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+@lru_cache(maxsize=64)
+def _gid(name: str, _minute: int) -> int | None:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        return None
+
+
+class Authorizer:
+    """Decides by a daemon's `access` settings; unknown users and groups match nobody."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._own_uid = os.geteuid()
+
+    def _trusted(self, caller: Caller) -> bool:
+        return caller.uid in (0, self._own_uid)
+
+    def _is_user(self, caller: Caller, names: list[str]) -> bool:
+        minute = int(time.monotonic() // GROUPS_TTL_S)
+        return any(caller.uid == _uid(name, minute) for name in names)
+
+    def as_peer(self, caller: Caller, node: object) -> Caller:
+        """The remote node that `caller` speaks for. Raises NotAllowed unless `caller` is the gateway."""
+        if not (self._trusted(caller) or self._is_user(caller, self._access.gateway)):
+            raise NotAllowed(f"user {caller.name} may not speak for a remote node", hint="Only dux-registryd does.")
+        if not (isinstance(node, str) and len(node) == 64 and all(c in "0123456789abcdef" for c in node)):
+            raise InvalidRequest("'peer' is not a node id")
+        return replace(caller, peer=node)
+
+    def check(self, caller: Caller, method: str, access: str, peers: bool) -> None:
+        """Raises NotAllowed when `caller` may not call a method of this access class."""
+        if caller.peer is not None:
+            if not peers:
+                raise NotAllowed(f"{method} can't be called from another node", hint="Call it on the node itself.")
+            return
+        if access == "peer":
+            raise NotAllowed(f"{method} is for other nodes", hint="It is called through peer.call.")
+        if self._trusted(caller):
+            return
+        if access in ("read", "spend", "daemon") and self._is_user(caller, self._access.daemons):
+            return
+        groups = {
+            "read": self._access.read + self._access.spend + self._access.admin,
+            "spend": self._access.spend + self._access.admin,
+            "admin": self._access.admin,
+        }.get(access, [])
+        minute = int(time.monotonic() // GROUPS_TTL_S)
+        if any(_gid(name, minute) in caller.gids for name in groups):
+            return
+        wanted = " or ".join(groups) or "none: only the node's own daemons"
+        raise NotAllowed(f"user {caller.name} may not call {method} (needs group {wanted})")

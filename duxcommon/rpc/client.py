@@ -1,0 +1,132 @@
+"""Calls methods on a daemon's Unix socket: one connection, many calls at once, reconnects by itself."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from ..errors import DaemonDown, RemoteError, TimedOut, from_rpc
+from . import wire
+
+M = TypeVar("M", bound=BaseModel)
+CONNECT_S = 5.0
+
+Observer = Callable[[str, dict[str, Any], dict[str, Any]], None]
+"""Called with method, params and the result of each successful call (contract tests check them)."""
+
+
+class Client:
+    """Raises the DuxError that the daemon answered with; DaemonDown when it can't be reached."""
+
+    def __init__(self, path: Path, observer: Observer | None = None) -> None:
+        self.path = path
+        self._observer = observer
+        self._writer: asyncio.StreamWriter | None = None
+        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._next = 0
+        self._connecting = asyncio.Lock()
+        self._reader_task: asyncio.Task[None] | None = None
+
+    async def call(
+        self,
+        method: str,
+        reply: type[M],
+        params: dict[str, Any] | None = None,
+        *,
+        timeout: float = 60.0,
+        peer: str | None = None,
+    ) -> M:
+        """Call `method` and check the answer against `reply`. `timeout` in seconds; `peer`: see `call_raw`."""
+        result = await self.call_raw(method, params, timeout=timeout, peer=peer)
+        try:
+            return reply.model_validate(result)
+        except ValidationError as error:
+            raise RemoteError(
+                f"{method} answered something else than it declares: {error.errors()[0]['msg']}"
+            ) from error
+
+    async def call_raw(
+        self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0, peer: str | None = None
+    ) -> dict[str, Any]:
+        """Like `call`, without the check. `peer` is the remote node that a gateway speaks for."""
+        writer = await self._connect()
+        self._next += 1
+        number = self._next
+        request: dict[str, Any] = {"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}
+        if peer is not None:
+            request["peer"] = peer
+        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._pending[number] = future
+        try:
+            writer.write(wire.dumps(request))
+            async with asyncio.timeout(timeout):
+                await writer.drain()
+                message = await future
+        except TimeoutError:
+            raise TimedOut(f"{method} on {self.path.stem} did not answer within {timeout:.0f} s") from None
+        except OSError as error:
+            raise DaemonDown(f"the connection to {self.path.stem} broke: {error}") from error
+        finally:
+            self._pending.pop(number, None)
+        if "error" in message:
+            raise from_rpc(message["error"])
+        result = message.get("result")
+        if not isinstance(result, dict):
+            raise RemoteError(f"{method} answered no object")
+        if self._observer is not None:
+            self._observer(method, params or {}, result)
+        return result
+
+    async def _connect(self) -> asyncio.StreamWriter:
+        if self._writer is not None and not self._writer.is_closing():
+            return self._writer
+        async with self._connecting:
+            if self._writer is not None and not self._writer.is_closing():
+                return self._writer
+            try:
+                async with asyncio.timeout(CONNECT_S):
+                    reader, writer = await asyncio.open_unix_connection(str(self.path), limit=wire.MAX_MESSAGE)
+            except (OSError, TimeoutError) as error:
+                raise DaemonDown(
+                    f"can't reach {self.path.stem} at {self.path}: {error or 'no answer'}",
+                    hint=f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`.",
+                ) from error
+            self._writer = writer
+            self._reader_task = asyncio.create_task(self._read(reader, writer), name=f"client-{self.path.stem}")
+            return writer
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        pending = self._pending
+        try:
+            while line := await wire.read_line(reader):
+                message = wire.loads(line)
+                if isinstance(message, dict):
+                    future = pending.get(message.get("id", -1))
+                    if future is not None and not future.done():
+                        future.set_result(message)
+        except Exception as error:
+            reason = str(error)
+        else:
+            reason = "it closed the connection"
+        finally:
+            writer.close()
+            if self._writer is writer:
+                self._writer = None
+        for future in pending.values():
+            if not future.done():
+                future.set_exception(DaemonDown(f"{self.path.stem} went away during a call: {reason}"))
+
+    async def close(self) -> None:
+        """End the connection; calls in flight fail with DaemonDown."""
+        if self._writer is not None:
+            self._writer.close()
+        if self._reader_task is not None:
+            self._reader_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reader_task
+        for future in self._pending.values():
+            if not future.done():
+                future.set_exception(DaemonDown("the client was closed"))

@@ -1,0 +1,47 @@
+"""What systemd wants from a daemon: readiness, watchdog, sockets that it passes in.
+
+systemd-python is used where it is installed; elsewhere the same two protocols are spoken directly.
+"""
+
+import os
+import socket
+
+try:
+    from systemd import daemon as _systemd
+except ImportError:
+    _systemd = None
+
+LISTEN_FDS_START = 3
+
+
+def notify(state: str) -> bool:
+    """Send e.g. `READY=1` to systemd; False when nobody listens. Can block: call it from a thread."""
+    if _systemd is not None:
+        return bool(_systemd.notify(state))
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
+        sender.settimeout(5)
+        try:
+            sender.connect("\0" + address[1:] if address.startswith("@") else address)
+            sender.sendall(state.encode())
+        except OSError:
+            return False
+    return True
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between signs of life: half of what systemd allows; None without a watchdog."""
+    usec, pid = os.environ.get("WATCHDOG_USEC", ""), os.environ.get("WATCHDOG_PID", "")
+    if not usec.isdigit() or (pid and pid != str(os.getpid())):
+        return None
+    return int(usec) / 2_000_000
+
+
+def passed_sockets() -> list[socket.socket]:
+    """The listening sockets that systemd (or a test) passed to this process."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return []
+    count = int(os.environ.get("LISTEN_FDS", "0"))
+    return [socket.socket(fileno=LISTEN_FDS_START + number) for number in range(count)]
