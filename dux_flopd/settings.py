@@ -1,0 +1,86 @@
+"""The configuration of dux-flopd (`flopd.yaml`)."""
+
+import ipaddress
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from duxcommon.config import AbsolutePath, Settings
+
+MIN_FEE_RATE = 1_000_000
+"""What Flopcoin's default miners ask for, in koinu per 1000 bytes; every rate must be above it."""
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class CoreSettings(BaseModel):
+    """How to reach Core's JSON-RPC."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    url: str = "http://127.0.0.1:32551/"
+    """With the port. `http` on this machine only; a path such as /wallet/NAME picks a wallet."""
+    cookie: AbsolutePath | None = None
+    """Core's cookie file; it is read again at each connection because Core makes a new one at each start."""
+    user: str = ""
+    password_file: AbsolutePath | None = None
+    """Holds the password of `user` in its first line, where there is no cookie (a Core behind TLS)."""
+    ca_file: AbsolutePath | None = None
+    """Certificates to trust for `https` instead of the system's."""
+    wallet: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
+    """Name of the wallet on Cores that have several; it is loaded or made when missing."""
+    timeout_s: Annotated[int, Field(ge=1, le=600)] = 30
+
+    @field_validator("url")
+    @classmethod
+    def _safe_url(cls, url: str) -> str:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("write it like http://127.0.0.1:32551/")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("leave user and password out of the address: use `cookie`, or `user` and `password_file`")
+        if parts.port is None:
+            raise ValueError("name the port")
+        if parts.scheme == "http" and not _is_loopback(parts.hostname):
+            raise ValueError(
+                f"{parts.hostname} is another machine: the password and every order to pay would cross the network "
+                "in the clear; use https"
+            )
+        return url
+
+    @model_validator(mode="after")
+    def _one_login(self) -> Self:
+        by_password = bool(self.user) and self.password_file is not None
+        if by_password == (self.cookie is not None) or bool(self.user) != (self.password_file is not None):
+            raise ValueError("give either `cookie`, or `user` and `password_file`")
+        if ":" in self.user:
+            raise ValueError("`user` may not contain a colon")
+        if self.wallet and urlsplit(self.url).path not in {"", "/"}:
+            raise ValueError("name the wallet either in `url` or in `wallet`")
+        return self
+
+
+class FlopdSettings(Settings):
+    """`flopd.yaml`."""
+
+    core: CoreSettings
+    keystore: AbsolutePath | None = None
+    """The encrypted key file; by default `keystore.json` in `state_dir`."""
+    passphrase_file: AbsolutePath | None = None
+    """Unlocks the keystore at start. Without it, systemd's credential `wallet` is used, or `wallet.unlock`."""
+    poll_s: Annotated[float, Field(ge=0.05, le=60)] = 5.0
+    """How often Core is asked for a new block."""
+    fee_rate: Annotated[int, Field(gt=MIN_FEE_RATE, le=100_000_000)] = 1_020_000
+    """Of ordinary transactions, koinu per 1000 bytes."""
+    fee_rate_high: Annotated[int, Field(gt=MIN_FEE_RATE, le=100_000_000)] = 5_100_000
+    """Of `wallet.send` with fee "high"."""
+    accept_main_chain_risk: bool = False
+    """Flopcoin's main chain is refused without this: backup and crash hardening are still to come."""
