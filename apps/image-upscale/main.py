@@ -123,7 +123,9 @@ def run(source: Path, params: Path, target: Path) -> None:
     png = io.BytesIO()
     result.save(png, format="PNG", icc_profile=picture.info.get("icc_profile"))
     if png.tell() > MAX_OUTPUT_BYTES:
-        raise Refused(TOO_LARGE, f"the result is {png.tell()} bytes, more than {MAX_OUTPUT_BYTES}: use a smaller factor")
+        raise Refused(
+            TOO_LARGE, f"the result is {png.tell()} bytes, more than {MAX_OUTPUT_BYTES}: use a smaller factor"
+        )
     target.write_bytes(png.getbuffer())
     progress(100)
     print(f"{picture.width} x {picture.height} -> {result.width} x {result.height}", file=sys.stderr)
@@ -140,7 +142,7 @@ def main(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.code
     except (MemoryError, OSError) as error:
-        print(f"error: no room for the result ({type(error).__name__}): use a smaller factor", file=sys.stderr)
+        print(f"error: no room for the result ({type(error).__name__}): send a smaller picture", file=sys.stderr)
         return TOO_LARGE
     return 0
 

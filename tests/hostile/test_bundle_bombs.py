@@ -12,14 +12,14 @@ import pytest
 from duxcommon import bundle
 from duxcommon.errors import BadBundle, BadManifest, BundleTooLarge, DuxError
 
-USTAR, PAX, GNU = tarfile.USTAR_FORMAT, tarfile.PAX_FORMAT, tarfile.GNU_FORMAT
+PAX, GNU = tarfile.PAX_FORMAT, tarfile.GNU_FORMAT
 END = bytes(2 * tarfile.BLOCKSIZE)
 
 
 def header(name: str, kind: bytes = tarfile.REGTYPE, *, size: int = 0, link: str = "", mode: int = 0o644) -> bytes:
     info = tarfile.TarInfo(name)
     info.type, info.size, info.linkname, info.mode = kind, size, link, mode
-    return info.tobuf(USTAR, "utf-8", "surrogateescape")
+    return info.tobuf(tarfile.USTAR_FORMAT, "utf-8", "surrogateescape")
 
 
 def refused(tmp_path: Path, data: bytes, error: type[DuxError], message: str) -> DuxError:
