@@ -139,13 +139,14 @@ class SandboxInput(Model):
 
 
 class SandboxLimits(Model):
-    memory_mb: int
-    cpu_s: int
-    wall_s: int
-    disk_mb: int
-    processes: int
-    output_bytes: int
-    output_files: int = 64
+    memory_mb: Annotated[int, Field(ge=16, le=1_048_576)]
+    """Of all the task's processes and its scratch files together (those live in memory)."""
+    cpu_s: Annotated[int, Field(ge=1, le=86_400)]
+    wall_s: Annotated[int, Field(ge=1, le=86_400)]
+    disk_mb: Annotated[int, Field(ge=1, le=1_048_576)]
+    processes: Annotated[int, Field(ge=1, le=4096)]
+    output_bytes: Annotated[int, Field(ge=0, le=2**40)]
+    output_files: Annotated[int, Field(ge=0, le=10_000)] = 64
 
 
 class SandboxFile(Model):
