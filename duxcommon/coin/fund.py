@@ -1,0 +1,30 @@
+"""The community fund's script and address, as the network definition fixes them."""
+
+from functools import lru_cache
+
+from ..network import NetworkDefinition
+from .params import CHAINS
+from .script import address_of, multisig_script, p2sh_script
+
+
+def fund_redeem(network: NetworkDefinition) -> bytes:
+    """m-of-n of the guardians' keys, in the order of the keys, so that every node builds the same script."""
+    return multisig_script(network.guardians_m, sorted(bytes.fromhex(member.pubkey) for member in network.guardians))
+
+
+def fund_script(network: NetworkDefinition) -> bytes:
+    """The scriptPubKey that the tax is paid to."""
+    return _script(fund_redeem(network))
+
+
+@lru_cache(maxsize=8)
+def _script(redeem: bytes) -> bytes:
+    return p2sh_script(redeem)
+
+
+def fund_address(network: NetworkDefinition) -> str:
+    """The same as an address."""
+    address = address_of(fund_script(network), CHAINS[network.chain])
+    if address is None:
+        raise AssertionError("a P2SH script always has an address")
+    return address

@@ -1,0 +1,169 @@
+"""What counts as settled work: the one rule that eligibility, votes, reviews and reputation stand on.
+
+A confirmed transaction is settled work when
+- every input spends a P2SH output of one identical escrow script through its IF branch, that is with the signatures of
+  the provider and of the buyer or the arbiter;
+- its outputs are, in this order, P2PKH of the script's provider key, a script of the community fund, and at most one
+  P2PKH of the script's buyer key;
+- with G = first + second output, the second is exactly `max(G * tax_bps // 10000, min_tax)`, at a rate that was in
+  force when the deposit confirmed or at most 144 blocks before, for each deposit that is spent.
+
+Three choices within that rule. The third output must go to the buyer's key of the script: no other output can be seen
+to be the buyer's, and any other would let a provider hide a part of its price from the tax. Every deposit must fit the
+rate, not just the first: otherwise an old channel would keep an old rate for ever by topping up. How the input script
+is encoded does not matter beyond what the chain demands: any node on the way can rewrite its branch selector and any
+miner its pushes, and neither may be able to undo a provider's settlement. The escrow script itself is compared byte by
+byte, so a non-minimal push in it makes it another script.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from btclib.script.engine.script import eval_script
+from btclib.tx import Tx
+
+from .. import money
+from ..errors import ScriptRefused
+from .script import EscrowTerms, p2pkh_script, p2sh_script, parse_escrow
+from .tx import BLOCK_FLAGS, txid_of, verify_input
+
+RATE_GRACE = 144
+"""Blocks during which a deposit may still carry the rate that was replaced: it may have been built before."""
+
+
+class Reason(Enum):
+    """Why a transaction is not settled work."""
+
+    OTHER_SCRIPT = "an input does not spend an output of the escrow template"
+    MIXED_CHANNELS = "the inputs belong to different channels"
+    WRONG_OUTPUTS = "there are not two or three outputs"
+    NOT_TO_PROVIDER = "the first output is not the provider's, or pays nothing"
+    NOT_TO_FUND = "the second output is not the community fund's"
+    NOT_TO_BUYER = "the third output is not the buyer's"
+    WRONG_TAX = "the community fund's part is not the exact proportion at a rate that was in force"
+    NOT_SIGNED = "an input is not signed as its script demands"
+    REFUND = "an input was taken back by the buyer, without the provider's signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Prevout:
+    """The output that an input spends: its script, its amount in koinu, the height at which it confirmed."""
+
+    script: bytes
+    amount: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """Settled work. Amounts are koinu; `gross = payout + tax`."""
+
+    txid: str
+    terms: EscrowTerms
+    """The three keys; the provider's is its payout key."""
+    gross: int
+    payout: int
+    tax: int
+    tax_bps: int
+    change: int
+    """What went back to the buyer; 0 without a third output."""
+    fee: int
+    awarded: bool
+    """The arbiter signed in the buyer's place for at least one input."""
+
+    @property
+    def channel(self) -> str:
+        """The channel's id."""
+        return self.terms.channel_id()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A transaction that is not settled work."""
+
+    txid: str
+    reason: Reason
+
+
+def settle(
+    tx: Tx,
+    prevouts: Sequence[Prevout],
+    fund_scripts: Collection[bytes],
+    rate_at: Callable[[int], int],
+    *,
+    min_tax: int = money.DUST,
+) -> Settlement | Refusal:
+    """Say whether a confirmed transaction is settled work.
+
+    `prevouts` are in the order of the inputs; `fund_scripts` are those that counted when the transaction confirmed;
+    `rate_at(height)` is the tax rate in force at a height, in basis points. Pure: the answer depends on nothing else.
+    """
+    if len(prevouts) != len(tx.vin):
+        raise ValueError(f"{len(prevouts)} outputs given for {len(tx.vin)} inputs")
+
+    def refuse(reason: Reason) -> Refusal:
+        return Refusal(txid_of(tx), reason)
+
+    redeems = {_redeem_of(txin.script_sig, prevout.script) for txin, prevout in zip(tx.vin, prevouts, strict=True)}
+    channels = [parse_escrow(redeem) for redeem in redeems]
+    if None in channels or not channels:
+        return refuse(Reason.OTHER_SCRIPT)
+    if len(channels) > 1:
+        return refuse(Reason.MIXED_CHANNELS)
+    (terms,) = channels
+    assert terms is not None
+
+    if not 2 <= len(tx.vout) <= 3:
+        return refuse(Reason.WRONG_OUTPUTS)
+    scripts = [output.script_pub_key.script for output in tx.vout]
+    amounts = [output.value for output in tx.vout]
+    if scripts[0] != p2pkh_script(terms.provider) or amounts[0] <= 0:
+        return refuse(Reason.NOT_TO_PROVIDER)
+    if scripts[1] not in fund_scripts:
+        return refuse(Reason.NOT_TO_FUND)
+    if scripts[2:] not in ([], [p2pkh_script(terms.buyer)]):
+        return refuse(Reason.NOT_TO_BUYER)
+
+    gross = amounts[0] + amounts[1]
+    heights = {prevout.height for prevout in prevouts}
+    rate = next((bps for bps in _rates(heights, rate_at) if amounts[1] == money.tax(gross, bps, min_tax)), None)
+    if rate is None:
+        return refuse(Reason.WRONG_TAX)
+
+    awarded = False
+    for index, prevout in enumerate(prevouts):
+        try:
+            signers = {key for key, _ in verify_input(tx, index, prevout.script, prevout.amount, BLOCK_FLAGS)}
+        except ScriptRefused:
+            return refuse(Reason.NOT_SIGNED)
+        # The ELSE branch asks for the buyer's signature alone and the keys differ, so the signers tell the branch.
+        if terms.provider not in signers:
+            return refuse(Reason.REFUND)
+        awarded = awarded or terms.arbiter in signers
+    return Settlement(
+        txid=txid_of(tx),
+        terms=terms,
+        gross=gross,
+        payout=amounts[0],
+        tax=amounts[1],
+        tax_bps=rate,
+        change=sum(amounts[2:]),
+        fee=sum(prevout.amount for prevout in prevouts) - sum(amounts),
+        awarded=awarded,
+    )
+
+
+def _redeem_of(script_sig: bytes, script: bytes) -> bytes:
+    """The redeem script that an input shows for the P2SH output it spends; empty when there is none."""
+    stack, error = eval_script(script_sig)
+    return stack[-1] if error is None and stack and p2sh_script(stack[-1]) == script else b""
+
+
+def _rates(heights: set[int], rate_at: Callable[[int], int]) -> list[int]:
+    """The rates that fit every deposit, those in force last first."""
+    windows = [
+        dict.fromkeys(rate_at(at) for at in range(height, max(0, height - RATE_GRACE) - 1, -1))
+        for height in sorted(heights, reverse=True)
+    ]
+    return [rate for rate in windows[0] if all(rate in window for window in windows)]
