@@ -1,0 +1,167 @@
+"""Makes what is derived from the declarations: dux_ctl/methods.json, the man page and the reference page.
+
+python build_script/generate.py          # write the files
+python build_script/generate.py --check  # exit 1 and name the stale ones
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dux_airdropd.methods import FundMethods, NetworkMethods  # noqa: E402
+from dux_ctl import exits  # noqa: E402
+from dux_escrowd import methods as escrowd  # noqa: E402
+from dux_flopd import methods as flopd  # noqa: E402
+from dux_registryd import methods as registryd  # noqa: E402
+from dux_store import methods as store  # noqa: E402
+from dux_taskd import methods as taskd  # noqa: E402
+from dux_taskd.sandbox import methods as sandbox  # noqa: E402
+from duxcommon.daemon import CommonMethods  # noqa: E402
+from duxcommon.errors import BY_CODE  # noqa: E402
+from duxcommon.rpc.declare import MethodSpec, specs_of  # noqa: E402
+from duxcommon.rpc.openrpc import document  # noqa: E402
+
+MODULES = {
+    "flopd": [flopd],
+    "escrowd": [escrowd],
+    "taskd": [taskd],
+    "sandbox": [sandbox],
+    "registryd": [registryd, store],
+}
+
+
+def declared() -> dict[str, list[MethodSpec]]:
+    """Daemon → the declarations that it serves, besides those that all daemons serve."""
+    found: dict[str, list[MethodSpec]] = {}
+    for daemon, modules in MODULES.items():
+        classes = [
+            item
+            for module in modules
+            for item in vars(module).values()
+            if isinstance(item, type) and item.__module__ == module.__name__
+        ]
+        found[daemon] = [spec for cls in classes for spec in specs_of(cls)]
+    found["airdropd"] = [*specs_of(FundMethods), *specs_of(NetworkMethods)]
+    return found
+
+
+def documents() -> dict[str, dict[str, Any]]:
+    """Daemon → its OpenRPC document."""
+    common = specs_of(CommonMethods)
+    return {daemon: document(daemon, [*common, *specs]) for daemon, specs in declared().items()}
+
+
+def catalogue() -> dict[str, Any]:
+    """What dux-ctl reads: every method with its daemon, and all schemas."""
+    methods: dict[str, Any] = {}
+    schemas: dict[str, Any] = {}
+    for daemon, openrpc in documents().items():
+        schemas.update(openrpc["components"]["schemas"])
+        for entry in openrpc["methods"]:
+            methods[entry["name"]] = {
+                "daemon": daemon,
+                "summary": entry["summary"],
+                "description": entry["description"],
+                "access": entry["x-access"],
+                "peers": entry["x-peers"],
+                "params": entry["params"],
+                "reply": entry["result"]["schema"],
+                "errors": [error["message"] for error in entry["errors"]],
+                "example": entry["examples"][0]["params"],
+            }
+    return {"methods": dict(sorted(methods.items())), "schemas": dict(sorted(schemas.items()))}
+
+
+def _usage(name: str, entry: dict[str, Any]) -> str:
+    space, verb = name.split(".")
+    words = [p["name"].upper() if p["required"] else f"[--{p['name'].replace('_', '-')}]" for p in entry["params"]]
+    return " ".join(["dux-ctl", space, verb.replace("_", "-"), *words])
+
+
+def man_page(found: dict[str, Any]) -> str:
+    """dux-ctl(1) in roff: one entry a method, the exit statuses, the errors."""
+
+    def plain(text: str) -> str:
+        escaped = text.replace("\\", "\\e").replace("-", "\\-")
+        return "\n".join("\\&" + line if line.startswith((".", "'")) else line for line in escaped.splitlines())
+
+    lines = [
+        '.TH DUX\\-CTL 1 "" "Dux OS" "Dux OS"',
+        ".SH NAME", "dux\\-ctl \\- talk to the daemons of a Dux OS node",
+        ".SH SYNOPSIS", "dux\\-ctl [\\-\\-json] [\\-\\-run\\-dir DIR] [\\-\\-timeout S] COMMAND …",
+        ".SH COMMANDS OF ITS OWN",
+        ".TP", ".B status", "How this node is: daemons, chain, wallet, channels, lending.",
+        ".TP", ".B why WHAT", "Explain a task, payment, channel, app, node, daemon or error.",
+        ".TP", ".B audit", "Prove that chain, wallet, channels and books agree to the koinu.",
+        ".TP", ".B app init NAME | app test DIR | app publish DIR", "Make, try and offer an app.",
+        ".TP", ".B task run APP [FILE]", "Run an app on another node and pay for its checked result.",
+        ".SH METHODS",
+    ]  # fmt: skip
+    for name, entry in found["methods"].items():
+        lines += [".TP", f".B {plain(_usage(name, entry))}", plain(entry["summary"])]
+        if entry["description"]:
+            lines.append(plain(entry["description"]))
+        lines.append(plain(f"Access: {entry['access']}." + (" Other nodes may call it." if entry["peers"] else "")))
+        if entry["errors"]:
+            lines.append(plain(f"Errors: {', '.join(entry['errors'])}."))
+    lines += [".SH EXIT STATUS"]
+    for status, meaning in exits.MEANINGS.items():
+        lines += [".TP", f".B {status}", plain(meaning)]
+    lines += [".SH ERRORS"]
+    for code, error in sorted(BY_CODE.items()):
+        lines += [".TP", f".B {plain(f'{code} {error.__name__}')}", plain(error.hint_default)]
+    return "\n".join(lines) + "\n"
+
+
+def reference(found: dict[str, Any]) -> str:
+    """The page docs/reference.md."""
+    lines = ["# Methods, errors and exit statuses", "", "Made from the declarations by `build_script/generate.py`.", ""]
+    daemon = ""
+    for name, entry in sorted(found["methods"].items(), key=lambda item: (item[1]["daemon"], item[0])):
+        if entry["daemon"] != daemon:
+            daemon = entry["daemon"]
+            lines += [f"## dux-{daemon}", "", "| method | parameters | who | what |", "|---|---|---|---|"]
+        params = ", ".join(p["name"] + ("" if p["required"] else "?") for p in entry["params"])
+        who = entry["access"] + (", other nodes" if entry["peers"] and entry["access"] != "peer" else "")
+        lines.append(f"| `{name}` | {params} | {who} | {entry['summary']} |")
+    lines += ["", "## Errors", "", "| code | name | can a retry help | what to do |", "|---|---|---|---|"]
+    lines += [
+        f"| {code} | {error.__name__} | {'yes' if error.retry else 'no'} | {error.hint_default} |"
+        for code, error in sorted(BY_CODE.items())
+    ]
+    lines += ["", "## Exit statuses of dux-ctl", "", "| status | meaning |", "|---|---|"]
+    lines += [f"| {status} | {meaning} |" for status, meaning in exits.MEANINGS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def outputs() -> dict[Path, str]:
+    """Path → the content it should have."""
+    found = catalogue()
+    return {
+        ROOT / "dux_ctl" / "methods.json": json.dumps(found, indent=1, sort_keys=False) + "\n",
+        ROOT / "docs" / "dux-ctl.1": man_page(found),
+        ROOT / "docs" / "reference.md": reference(found),
+    }
+
+
+def main() -> int:
+    """Write or check; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 when a file is stale")
+    check = parser.parse_args().check
+    stale = [p for p, text in outputs().items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    for path in stale:
+        print(f"{'stale' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(outputs()[path], encoding="utf-8")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

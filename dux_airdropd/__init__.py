@@ -1,0 +1,1 @@
+"""dux-airdropd watches the community fund and shows the network's definition."""

@@ -1,0 +1,65 @@
+"""What a verb gets: clients to the daemons, and one way to print for people or for programs."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from duxcommon.blocking import BlockingClient
+
+from . import catalogue, render
+
+DAEMONS = ("flopd", "escrowd", "taskd", "registryd", "airdropd", "sandbox")
+
+
+class Control:
+    """Clients are made when first used; `as_json` prints replies as JSON."""
+
+    def __init__(self, run_dir: Path, as_json: bool, timeout: float) -> None:
+        self.run_dir = run_dir
+        self.as_json = as_json
+        self.timeout = timeout
+        self._clients: dict[str, BlockingClient] = {}
+
+    def client(self, daemon: str) -> BlockingClient:
+        """The connection to a daemon of this node."""
+        if daemon not in self._clients:
+            self._clients[daemon] = BlockingClient(self.run_dir / f"{daemon}.sock")
+        return self._clients[daemon]
+
+    def call(
+        self, method: str, params: dict[str, Any] | None = None, *, timeout: float | None = None
+    ) -> dict[str, Any]:
+        """Call a method on the daemon that declares it."""
+        daemon = catalogue.load()["methods"][method]["daemon"]
+        return self.client(daemon).call(method, params, timeout=self.timeout if timeout is None else timeout)
+
+    def emit(self, value: dict[str, Any], human: Callable[[], str]) -> None:
+        """Print `value` as JSON where that was asked for, otherwise the text for people."""
+        print(json.dumps(value, indent=2, ensure_ascii=False) if self.as_json else human())
+
+    def emit_reply(self, method: str, value: dict[str, Any]) -> None:
+        """Print the reply of a method by its schema."""
+        self.emit(value, lambda: render.reply(value, catalogue.load()["methods"][method]["reply"]))
+
+    def note(self, text: str) -> None:
+        """Progress, for people: on standard error, so that the output stays clean."""
+        if not self.as_json:
+            print(text, file=sys.stderr, flush=True)
+
+    def progress(self, text: str) -> None:
+        """A line that replaces the one before, on a terminal; nothing elsewhere."""
+        if not self.as_json and sys.stderr.isatty():
+            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End all connections."""
+        for client in self._clients.values():
+            client.close()
+
+
+def default_run_dir() -> Path:
+    """Where the sockets are: $DUXNET_RUN_DIR, else /run/duxnet."""
+    return Path(os.environ.get("DUXNET_RUN_DIR", "/run/duxnet"))

@@ -1,0 +1,220 @@
+# PYTHON_ARGCOMPLETE_OK
+"""`dux-ctl`: every declared method as a subcommand, and verbs of its own over several daemons."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from duxcommon import __version__
+from duxcommon.errors import DuxError
+
+from . import catalogue, exits, generated
+from .control import Control, default_run_dir
+
+Verb = Callable[[argparse.Namespace, Control], int]
+
+EXAMPLES = """\
+examples:
+  dux-ctl status
+  dux-ctl wallet balance
+  dux-ctl app search upscale
+  dux-ctl task run image-upscale photo.png --set factor=2 --output big.png
+  dux-ctl why image-upscale
+"""
+OWN = {
+    "status": "show how this node is, all daemons at once",
+    "why": "explain a task, payment, channel, app, node, daemon or error",
+    "audit": "prove that chain, wallet, channels and books agree to the koinu",
+    "completion": "print the shell completion of dux-ctl",
+}
+NAMESPACES = {
+    "app": "the store: publish, search and show apps; init and test for sellers",
+    "wallet": "balance, addresses, sending, history, unlock",
+    "chain": "the chain that this node follows",
+    "key": "this node's coin keys",
+    "tx": "transactions of this node",
+    "channel": "payment channels to and from other nodes",
+    "payment": "single payments inside channels",
+    "books": "the double-entry books of this node",
+    "task": "run apps on other nodes, follow and cancel tasks",
+    "provider": "what this machine lends to others",
+    "sandbox": "the worker that runs strangers' programs",
+    "node": "nodes of the network, and this one",
+    "peer": "connections to other nodes",
+    "directory": "the shared directory of signed records",
+    "blob": "payloads by their hash",
+    "fund": "the community fund",
+    "network": "the network that this node is on",
+    "daemon": "a daemon itself",
+    "rpc": "descriptions of the daemons' methods",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(exits.USAGE, f"{self.prog}: {message}\nTry `{self.prog} --help`.\n")
+
+
+def _common(parser: argparse.ArgumentParser, top: bool) -> None:
+    absent = argparse.SUPPRESS
+    parser.add_argument("--json", action="store_true", default=False if top else absent, help="print JSON")
+    parser.add_argument(
+        "--run-dir", type=Path, default=default_run_dir() if top else absent, metavar="DIR",
+        help="where the daemons' sockets are (default: $DUXNET_RUN_DIR or /run/duxnet)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--timeout", type=float, default=60.0 if top else absent, metavar="S", help="longest wait for an answer"
+    )
+
+
+def _add_own(name: str, parser: argparse.ArgumentParser) -> None:
+    if name == "status":
+        from .status import run as status
+
+        parser.set_defaults(run=status)
+    elif name == "why":
+        from .why import run as why
+
+        parser.add_argument("what", help="an id, a name, or an error's name or code")
+        parser.set_defaults(run=why)
+    elif name == "audit":
+        from .audit import run as audit
+
+        parser.set_defaults(run=audit)
+    else:
+        from .completion import run as completion
+
+        parser.add_argument("shell", choices=("bash", "zsh"))
+        parser.set_defaults(run=completion)
+
+
+def _add_namespace(name: str, methods: list[str], parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    own = set()
+    if name == "app":
+        from .apps import register as register_apps
+
+        own = register_apps(verbs)
+    elif name == "task":
+        from .tasks import register as register_tasks
+
+        own = register_tasks(verbs)
+    elif name == "daemon":
+        own = {"status"}
+        one = verbs.add_parser("status", help="tell whether one daemon is well")
+        one.add_argument("daemon")
+        one.set_defaults(run=_daemon_status)
+    for full in methods:
+        verb = full.split(".")[1].replace("_", "-")
+        if verb in own or name == "rpc":
+            continue
+        entry = catalogue.load()["methods"][full]
+        example = " ".join(f"{value}" for value in entry["example"].values())
+        sub = verbs.add_parser(
+            verb,
+            help=entry["summary"],
+            description=f"{entry['summary']}\n\n{entry['description']}".strip(),
+            epilog=f"example: dux-ctl {name} {verb} {example}".rstrip(),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        generated.add_method(sub, entry)
+        sub.set_defaults(run=_call, method=full)
+    if name == "rpc":
+        sub = verbs.add_parser("discover", help="print the OpenRPC document of a daemon")
+        sub.add_argument("daemon")
+        sub.set_defaults(run=_discover)
+    for sub in verbs.choices.values():
+        _common(sub, top=False)
+
+
+def _call(args: argparse.Namespace, control: Control) -> int:
+    entry = catalogue.load()["methods"][args.method]
+    params = generated.arguments(entry, args)
+    waits = float(params.get("wait_s") or params.get("timeout_s") or 0)
+    control.emit_reply(args.method, control.call(args.method, params, timeout=control.timeout + waits))
+    return exits.OK
+
+
+def _daemon_status(args: argparse.Namespace, control: Control) -> int:
+    value = control.client(args.daemon).call("daemon.status", timeout=control.timeout)
+    control.emit_reply("daemon.status", value)
+    return exits.OK
+
+
+def _discover(args: argparse.Namespace, control: Control) -> int:
+    print(json.dumps(control.client(args.daemon).call("rpc.discover", timeout=control.timeout), indent=2))
+    return exits.OK
+
+
+def build_parser(wanted: str | None) -> argparse.ArgumentParser:
+    """The parser; only the subcommand `wanted` is filled in (None: all), so that start-up stays short."""
+    parser = _Parser(
+        prog="dux-ctl",
+        description="Talk to the daemons of this Dux OS node.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _common(parser, top=True)
+    parser.add_argument("--version", action="version", version=f"dux-ctl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+    for name, text in OWN.items():
+        sub = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        if wanted in (None, name):
+            _add_own(name, sub)
+            _common(sub, top=False)
+    for name, methods in sorted(catalogue.namespaces().items()):
+        sub = commands.add_parser(name, help=NAMESPACES[name], description=NAMESPACES[name].capitalize() + ".")
+        if wanted in (None, name):
+            _add_namespace(name, methods, sub)
+    return parser
+
+
+def _wanted(argv: Sequence[str]) -> str:
+    known = {*OWN, *catalogue.namespaces()}
+    return next((word for word in argv if word in known), "")
+
+
+def _report(error: DuxError, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"error": error.to_rpc()}, indent=2, ensure_ascii=False))
+        return
+    print(f"dux-ctl: {error.message} ({error.name} {error.code})", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status (see `dux_ctl.exits`)."""
+    import os
+
+    words = list(sys.argv[1:] if argv is None else argv)
+    completing = "_ARGCOMPLETE" in os.environ
+    parser = build_parser(None if completing else _wanted(words))
+    if completing:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    args = parser.parse_args(words)
+    control = Control(args.run_dir, args.json, args.timeout)
+    try:
+        run: Verb = args.run
+        return run(args, control)
+    except DuxError as error:
+        _report(error, args.json)
+        return exits.status_of(error)
+    except KeyboardInterrupt:
+        print("\ndux-ctl: interrupted; what was ordered goes on, see `dux-ctl task list`", file=sys.stderr)
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # `dux-ctl … | head`: the reader has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exits.OK
+    finally:
+        control.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

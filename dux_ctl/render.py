@@ -1,0 +1,105 @@
+"""Draws replies for people, following the reply's schema: FLOP for koinu, short ids, tables for lists."""
+
+import sys
+import time
+from typing import Any
+
+from duxcommon.money import format_flop
+
+from . import catalogue
+
+SHORT = 12
+HIDDEN = ("hex", "record", "signatures", "sig", "script", "redeem", "spender_hex", "data")
+"""Long machine-made fields; `--json` shows them."""
+
+
+def show(value: Any, schema: dict[str, Any]) -> str:
+    """Text of a value by its schema."""
+    schema = catalogue.resolve(schema)
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and schema.get("unit") == "koinu":
+        return f"{format_flop(value)} FLOP"
+    if isinstance(value, float):
+        return f"{value:.1f}"
+    if isinstance(value, list):
+        return ", ".join(show(item, schema.get("items", {})) for item in value) or "–"
+    if isinstance(value, dict):
+        return " ".join(f"{key}={show(item, _field(schema, key))}" for key, item in value.items() if key not in HIDDEN)
+    return str(value)
+
+
+def _field(schema: dict[str, Any], name: str) -> dict[str, Any]:
+    field: dict[str, Any] = schema.get("properties", {}).get(name, {})
+    if name in ("created", "finished", "seen", "time") and catalogue.resolve(field).get("type") == "integer":
+        return {"type": "string"}
+    return field
+
+
+def _cell(row: dict[str, Any], name: str, schema: dict[str, Any]) -> str:
+    value = row.get(name)
+    if name in ("created", "finished", "seen", "time") and isinstance(value, int):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    text = show(value, _field(schema, name))
+    return text[:SHORT] + "…" if len(text) == 64 and " " not in text else text
+
+
+def reply(value: dict[str, Any], schema: dict[str, Any]) -> str:
+    """A whole reply: a page as a table, anything else as lines of key and value."""
+    schema = catalogue.resolve(schema)
+    rows = [(k, v) for k, v in value.items() if isinstance(v, list) and (not v or isinstance(v[0], dict))]
+    lines = []
+    for name, item in value.items():
+        if (name, item) in rows or name in HIDDEN or (name == "next" and item is None):
+            continue
+        if isinstance(item, dict) and item.get("worthless") is not None and "chain" in item:
+            lines.append((name, network(item)))
+        else:
+            lines.append((name, _cell_long(value, name, schema)))
+    width = max((len(name) for name, _ in lines), default=0)
+    text = "\n".join(f"{name.replace('_', ' '):<{width}}  {shown}" for name, shown in lines)
+    for name, items in rows:
+        item_schema = catalogue.resolve(schema.get("properties", {}).get(name, {})).get("items", {})
+        text += ("\n" if text else "") + (table(items, item_schema) if items else f"no {name}")
+    return text
+
+
+def _cell_long(value: dict[str, Any], name: str, schema: dict[str, Any]) -> str:
+    text = _cell(value, name, schema)
+    return str(value[name]) if text.endswith("…") else text
+
+
+def network(label: dict[str, Any]) -> str:
+    """A network's name, with the warning that belongs to it."""
+    return f"{label['name']} ({label['chain']})" + (
+        ": private trial network, coins have no value" if label["worthless"] else ""
+    )
+
+
+def table(rows: list[dict[str, Any]], schema: dict[str, Any]) -> str:
+    """A table of objects: columns whose values are short enough to read."""
+    schema = catalogue.resolve(schema)
+    names = [name for name, item in rows[0].items() if name not in HIDDEN and not isinstance(item, dict)]
+    cells = [[_cell(row, name, schema) for name in names] for row in rows]
+    return columns([name.replace("_", " ") for name in names], cells)
+
+
+def columns(head: list[str], cells: list[list[str]]) -> str:
+    """Aligned columns; drawn by rich on a terminal, as plain text elsewhere."""
+    if sys.stdout.isatty():
+        import io
+
+        from rich.box import SIMPLE
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(*head, box=SIMPLE, pad_edge=False)
+        for row in cells:
+            drawn.add_row(*row)
+        out = io.StringIO()
+        Console(file=out, force_terminal=True).print(drawn)
+        return out.getvalue().rstrip()
+    widths = [max(len(row[i]) for row in [head, *cells]) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in [head, *cells])

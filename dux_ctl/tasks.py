@@ -1,0 +1,199 @@
+"""`dux-ctl task run`: send a file to an app, follow the progress, save the checked result."""
+
+import argparse
+import base64
+import hashlib
+import json
+import mimetypes
+import secrets
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from duxcommon.errors import InvalidParams, from_rpc
+from duxcommon.money import format_flop
+
+from . import exits, generated
+from .control import Control
+
+INLINE_MAX = 65_536
+"""Bytes that travel inside the call (duxcommon.api.taskd.INLINE_MAX)."""
+CHUNK = 1 << 20
+WAIT_S = 20.0
+ENDED = ("DONE", "FAILED", "CANCELLED")
+
+
+def register(verbs: Any) -> set[str]:
+    """Add the verbs that need more than a call."""
+    run = verbs.add_parser(
+        "run",
+        help="run an app on another node and pay for its checked result",
+        description="Run an app on another node and pay for its checked result.",
+        epilog="example: dux-ctl task run image-upscale photo.png --set factor=2 --output big.png",
+    )
+    run.add_argument("app", help="its name, name@publisher, or id")
+    run.add_argument("file", nargs="?", type=Path, help="the input; - reads standard input")
+    run.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of the app")
+    run.add_argument(
+        "--output", "-o", type=Path, metavar="FILE", help="where the result goes (default: standard output)"
+    )
+    run.add_argument("--force", action="store_true", help="overwrite the output file")
+    generated.amount_option(run, "--max-price", "the most that you will pay for this call")
+    run.add_argument("--provider", help="only this node")
+    run.add_argument("--key", help="idempotency key: a repeat with the same key follows the first call")
+    run.add_argument("--detach", action="store_true", help="print the task's id and don't wait")
+    run.set_defaults(run=run_task)
+    result = verbs.add_parser("result", help="save the result of a finished task")
+    result.add_argument("id")
+    result.add_argument("--output", "-o", type=Path, metavar="FILE")
+    result.add_argument("--force", action="store_true", help="overwrite the output file")
+    result.set_defaults(run=save_result)
+    return {"run", "result"}
+
+
+def _params(settings: list[str]) -> dict[str, Any]:
+    params: dict[str, Any] = {}
+    for setting in settings:
+        name, separator, text = setting.partition("=")
+        if not separator or not name:
+            raise InvalidParams(f"--set {setting!r}: expected NAME=VALUE")
+        try:
+            params[name] = json.loads(text)
+        except ValueError:
+            params[name] = text
+    return params
+
+
+def _read(file: Path | None) -> tuple[bytes, str] | None:
+    if file is None:
+        return None
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        raise InvalidParams(f"can't read {file}: {error.strerror}", hint="Check the file's name and rights.") from None
+    media = mimetypes.guess_type(file.name)[0] or "application/octet-stream"
+    return data, media
+
+
+def upload(control: Control, data: bytes) -> str:
+    """Put bytes into the node's blob store, piece by piece; their hash."""
+    number = secrets.token_hex(8)
+    offset = 0
+    while True:
+        piece = data[offset : offset + CHUNK]
+        final = offset + len(piece) == len(data)
+        reply = control.call(
+            "blob.write",
+            {"upload": number, "offset": offset, "data": base64.b64encode(piece).decode(), "final": final},
+        )
+        offset += len(piece)
+        if len(data) > CHUNK:
+            control.progress(f"reading input: {100 * offset // len(data)} %")
+        if final:
+            digest: str = reply["blob"]["hash"]
+            return digest
+
+
+def payload(control: Control, file: Path | None) -> dict[str, Any] | None:
+    """The input as `task.run` takes it: inside the message where it is small, a blob otherwise."""
+    read = _read(file)
+    if read is None:
+        return None
+    data, media = read
+    value: dict[str, Any] = {"hash": hashlib.sha256(data).hexdigest(), "size": len(data), "media": media}
+    if len(data) <= INLINE_MAX:
+        value["data"] = base64.b64encode(data).decode()
+    else:
+        upload(control, data)
+    return value
+
+
+def fetch_result(control: Control, result: dict[str, Any]) -> bytes:
+    """The bytes of a task's result, checked against their hash."""
+    if result.get("data") is not None:
+        data = base64.b64decode(result["data"])
+    else:
+        parts = bytearray()
+        while len(parts) < result["size"]:
+            chunk = control.call("blob.read", {"hash": result["hash"], "offset": len(parts), "length": CHUNK})
+            parts += base64.b64decode(chunk["data"])
+        data = bytes(parts)
+    if hashlib.sha256(data).hexdigest() != result["hash"]:
+        raise InvalidParams("the result's bytes do not match its hash", hint="Run `dux-ctl task result` again.")
+    return data
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    if args.output is not None and args.output.exists() and not args.force:
+        raise InvalidParams(f"{args.output} exists", hint="Choose another name, or add --force.")
+    if args.output is not None and not args.output.absolute().parent.is_dir():
+        raise InvalidParams(f"the folder of {args.output} does not exist")
+
+
+def _save(control: Control, args: argparse.Namespace, task: dict[str, Any]) -> None:
+    data = fetch_result(control, task["result"])
+    if args.output is not None:
+        args.output.write_bytes(data)
+        control.note(f"result: {args.output} ({len(data)} bytes)")
+    elif not control.as_json:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+
+
+def follow(control: Control, task: dict[str, Any]) -> dict[str, Any]:
+    """Wait until the task has ended, showing each step and the app's own progress."""
+    shown = ""
+    while task["state"] not in ENDED:
+        line = task["step"] + (f" {task['progress']} %" if task["state"] == "ORDERED" and task["progress"] else "")
+        if task["step"] != shown:
+            control.note(("\r\033[K" if sys.stderr.isatty() else "") + f"{time.strftime('%H:%M:%S')}  {task['step']}")
+            shown = task["step"]
+        else:
+            control.progress(f"          {line}")
+        task = control.call(
+            "task.status",
+            {"id": task["id"], "wait_s": WAIT_S, "progress": task["progress"], "step": task["step"]},
+            timeout=control.timeout + WAIT_S,
+        )
+    control.progress("")
+    return task
+
+
+def run_task(args: argparse.Namespace, control: Control) -> int:
+    """Order, follow, save. The key makes a repeat after Ctrl-C follow the same task."""
+    _check_output(args)
+    params: dict[str, Any] = {
+        "app": args.app,
+        "key": args.key or f"ctl-{secrets.token_hex(12)}",
+        "params": _params(args.set),
+        "input": payload(control, args.file),
+    }
+    if args.max_price is not None:
+        params["max_price"] = args.max_price
+    if args.provider:
+        params["provider"] = args.provider
+    task = control.call("task.run", params)
+    if args.detach:
+        control.emit_reply("task.run", task)
+        return exits.OK
+    control.note(f"task {task['id']} (follow it again with `dux-ctl task status {task['id']}`)")
+    return _finish(control, args, follow(control, task))
+
+
+def _finish(control: Control, args: argparse.Namespace, task: dict[str, Any]) -> int:
+    if task["state"] != "DONE":
+        error = from_rpc(task["error"] or {"message": f"the task was {task['state'].lower()}", "data": {}})
+        control.emit(task, lambda: f"{task['name']}: no result, nothing paid: {error.message}\n  {error.hint}".rstrip())
+        return exits.TASK_FAILED
+    _save(control, args, task)
+    control.note(f"paid {format_flop(task['price'])} FLOP to node {task['provider'][:12]}…")
+    if control.as_json:
+        control.emit_reply("task.run", task)
+    return exits.OK
+
+
+def save_result(args: argparse.Namespace, control: Control) -> int:
+    """Write what a finished task returned."""
+    _check_output(args)
+    return _finish(control, args, follow(control, control.call("task.status", {"id": args.id})))

@@ -1,0 +1,84 @@
+"""A client without asyncio and without models, for programs that must start fast (`dux-ctl`).
+
+Imports the standard library and `duxcommon.errors` only.
+"""
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from .errors import DaemonDown, RemoteError, TimedOut, from_rpc
+
+MAX_REPLY = 16 * 1024 * 1024
+
+
+class BlockingClient:
+    """One connection to one daemon; one call at a time. Raises the DuxError that the daemon answered with."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._socket: socket.socket | None = None
+        self._buffer = bytearray()
+        self._next = 0
+
+    def call(self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0) -> dict[str, Any]:
+        """The result of `method`; `timeout` in seconds. Raises DaemonDown, TimedOut or what the daemon raised."""
+        connection = self._connect()
+        self._next += 1
+        request = {"jsonrpc": "2.0", "id": self._next, "method": method, "params": params or {}}
+        try:
+            connection.settimeout(timeout)
+            connection.sendall(json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+            message = json.loads(self._line(connection))
+        except TimeoutError:
+            self.close()
+            raise TimedOut(f"{method} on dux-{self.path.stem} did not answer within {timeout:.0f} s") from None
+        except OSError as error:
+            self.close()
+            raise DaemonDown(f"the connection to dux-{self.path.stem} broke: {error}") from None
+        except ValueError as error:
+            self.close()
+            raise RemoteError(f"dux-{self.path.stem} sent something that is not JSON: {error}") from None
+        except BaseException:
+            # After Ctrl-C a late reply must not be taken for the next call's.
+            self.close()
+            raise
+        if "error" in message:
+            raise from_rpc(message["error"])
+        result: dict[str, Any] = message["result"]
+        return result
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+            self._buffer.clear()
+
+    def _connect(self) -> socket.socket:
+        if self._socket is None:
+            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            connection.settimeout(5.0)
+            try:
+                connection.connect(str(self.path))
+            except OSError as error:
+                connection.close()
+                hint = f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`."
+                if isinstance(error, PermissionError):
+                    hint = "Ask the machine's owner to add you to the group duxnet (`adduser NAME duxnet`)."
+                raise DaemonDown(f"can't reach dux-{self.path.stem} at {self.path}: {error}", hint=hint) from None
+            self._socket = connection
+        return self._socket
+
+    def _line(self, connection: socket.socket) -> bytes:
+        while (end := self._buffer.find(b"\n")) < 0:
+            if len(self._buffer) > MAX_REPLY:
+                raise OSError("the reply is too large")
+            data = connection.recv(1 << 16)
+            if not data:
+                raise OSError("it closed the connection")
+            self._buffer += data
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
+        return line
