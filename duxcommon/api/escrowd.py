@@ -26,6 +26,8 @@ class SignedState(Model):
     deposits: Annotated[list[Deposit], Field(min_length=1, max_length=16)]
     signatures: Annotated[list[Hex], Field(min_length=1, max_length=16)]
     """The buyer's, one for each deposit, in the order of the transaction's inputs."""
+    pays: Annotated[list[TaskId], Field(max_length=1000)] = []
+    """Tasks that the gross since the last acknowledged state is for; it labels payments and moves no money."""
 
 
 class ProviderTerms(Model):
@@ -124,6 +126,26 @@ class Hold(Model):
     payment: Payment
     state: SignedState | None
     """Newest state that the provider has not acknowledged yet."""
+
+
+class AuditCheck(Model):
+    """One figure that two sources must agree on, in koinu or as a count."""
+
+    name: str
+    """What is compared, with the channel it is about."""
+    expected: int
+    found: int
+    difference: int
+    """found − expected."""
+
+
+class AuditReport(Model):
+    """What `books.audit` compared; `ok` when every difference is 0."""
+
+    ok: bool
+    height: int
+    """Chain tip that the deposits were read at."""
+    checks: list[AuditCheck]
 
 
 class PaymentPage(Model):
