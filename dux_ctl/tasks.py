@@ -184,7 +184,7 @@ def run_task(args: argparse.Namespace, control: Control) -> int:
 def _finish(control: Control, args: argparse.Namespace, task: dict[str, Any]) -> int:
     if task["state"] != "DONE":
         error = from_rpc(task["error"] or {"message": f"the task was {task['state'].lower()}", "data": {}})
-        control.emit(task, lambda: f"{task['name']}: no result, nothing paid: {error.message}\n  {error.hint}".rstrip())
+        control.emit(task, f"{task['name']}: no result, nothing paid: {error.message}\n  {error.hint}".rstrip)
         return exits.TASK_FAILED
     _save(control, args, task)
     control.note(f"paid {format_flop(task['price'])} FLOP to node {task['provider'][:12]}…")

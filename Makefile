@@ -1,0 +1,64 @@
+# `make demo` and `make test` set up everything that they need; neither wants anything but git, make and python3-venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-warn-script-location
+TESTS ?= tests
+JOBS ?= 2
+IMAGE ?=
+
+.PHONY: demo test test-chain bench lint generate lock clean help
+
+help:
+	@echo "make demo [IMAGE=my.png]  the first paid call, on a private trial network; no root needed"
+	@echo "make test [TESTS=path]    all tests; as root it installs the Debian packages that they need"
+	@echo "make test-chain           the end-to-end test on litecoind, or on DUX_COIND=/path/to/flopcoind"
+	@echo "make bench                the benchmarks"
+	@echo "make lint                 ruff, mypy and the import contracts (a part of make test)"
+	@echo "make generate             what is made from the declarations: reference, man page, dux-ctl's methods"
+	@echo "make lock                 the lock files, anew"
+	@echo "make clean                removes the environment and all caches"
+
+# What runs: exactly the locked versions, each file checked against its hash.
+$(VENV)/.runtime: requirements.lock requirements-build.lock
+	@echo "setting up the Python environment (once; downloads about 60 MB)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) --require-hashes -r requirements-build.lock
+	@$(PIP) --require-hashes --no-build-isolation -r requirements.lock
+	@$(PIP) --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements-dev.lock
+	@echo "adding the test tools"
+	@$(PIP) --require-hashes --no-build-isolation -r requirements-dev.lock
+	@touch $@
+
+demo: $(VENV)/.runtime
+	@$(BIN)/dux-devnet demo $(if $(IMAGE),--image "$(IMAGE)")
+
+test: $(VENV)/.dev
+	@$(PYTHON) build_script/system_packages.py
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+test-chain: $(VENV)/.dev
+	@$(PYTHON) build_script/system_packages.py
+	@$(BIN)/python -m pytest -s tests/chain/test_real_core.py
+
+bench: $(VENV)/.dev
+	@$(BIN)/python -m benchmarks
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+generate: $(VENV)/.dev
+	@$(BIN)/python build_script/generate.py
+
+lock:
+	@$(PYTHON) build_script/make_lock.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

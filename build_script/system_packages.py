@@ -1,0 +1,43 @@
+"""Installs the Debian packages that the tests use where it may; otherwise names what is missing."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+WANTED = {
+    "bubblewrap": ("bwrap", "the sandbox (the environment's own bubblewrap is used instead)"),
+    "litecoind": ("/usr/lib/litecoin/litecoind", "the tests against a real Core"),
+    "procps": ("ps", "the check that no process is left behind"),
+    "curl": ("curl", "the example call over HTTP"),
+    "systemd": ("systemd-analyze", "the check of the unit files"),
+}
+
+
+def available(package: str) -> bool:
+    """Whether apt could install it."""
+    policy = subprocess.run(["apt-cache", "policy", package], capture_output=True, text=True, check=False).stdout
+    return "Candidate:" in policy and "Candidate: (none)" not in policy
+
+
+def main() -> int:
+    """Install or name; never fails: a test that can't run says so itself."""
+    missing = {name: why for name, (program, why) in WANTED.items() if shutil.which(program) is None}
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        print(f"installing Debian packages for the tests: {', '.join(missing)}", flush=True)
+        quiet = {
+            "stdout": subprocess.DEVNULL,
+            "check": False,
+            "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        }
+        subprocess.run(["apt-get", "update", "-qq"], **quiet)
+        for package in filter(available, list(missing)):
+            subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], **quiet)
+        missing = {name: why for name, why in missing.items() if shutil.which(WANTED[name][0]) is None}
+    for name, why in missing.items():
+        print(f"not installed: {name}, for {why} (apt install {name})", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
