@@ -1,0 +1,172 @@
+"""RPC calls about a wallet's past: gettransaction, listtransactions, listsinceblock."""
+
+from typing import Any
+
+from btclib.tx import Tx
+
+from duxcommon.coin import script as coin_script
+
+from . import errors, rules, spending, validate
+from .errors import RpcError
+from .jsonio import Amount
+from .registry import Call, command
+from .rpc_chain import block_hash
+from .wallets import SPENDABLE, WATCHED, WalletTx
+
+
+@command("gettransaction", "Wallet")
+def gettransaction(call: Call, txid: str, include_watchonly: bool | None = None) -> dict[str, Any]:
+    """A transaction of the wallet: what it brought, its depth (negative: a conflict is in a block), its bytes."""
+    wallet = call.wallet
+    known = call.node.wallets.tx(wallet, block_hash(txid, "txid"))
+    if known is None:
+        raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Invalid or non-wallet transaction id")
+    # Modern Cores count watched coins in a wallet without keys only; here as there, false is the default.
+    mine = WATCHED if include_watchonly else SPENDABLE
+    tx = validate.parse_tx(known.raw)
+    credit, debit = spending.net_of(call.node, wallet, known, tx, mine)
+    paid = sum(output.value for output in tx.vout)
+    from_me = debit > 0
+    fee = paid - debit if from_me else 0  # negative, as Core shows it
+    shown: dict[str, Any] = {"amount": Amount(credit - debit - fee)}
+    if from_me:
+        shown["fee"] = Amount(fee)
+    shown |= _common(call, wallet, known, tx)
+    shown["details"] = _entries(call, wallet, known, tx, mine, details=True)
+    shown["hex"] = known.raw.hex()
+    return shown
+
+
+def _common(call: Call, wallet: int, known: WalletTx, tx: Tx) -> dict[str, Any]:
+    depth = known.depth(call.node.tip.height)
+    shown: dict[str, Any] = {"confirmations": depth}
+    if known.coinbase:
+        shown["generated"] = True
+    if known.block is not None:
+        shown["blockhash"] = known.block.hex()
+        if call.modern:
+            shown["blockheight"] = known.height
+        shown["blockindex"] = known.pos
+        shown["blocktime"] = known.block_time
+    elif depth == 0:
+        shown["trusted"] = known.txid in call.node.mempool and spending.is_ours(call.node, wallet, tx)
+    shown["txid"] = known.txid.hex()
+    shown["walletconflicts"] = [other.hex() for other in call.node.wallets.conflicts(wallet, tx, known.txid)]
+    shown["time"] = known.received if known.block_time is None else min(known.received, known.block_time)
+    shown["timereceived"] = known.received
+    shown["bip125-replaceable"] = "no"
+    return shown
+
+
+def _entries(
+    call: Call, wallet: int, known: WalletTx, tx: Tx, mine: int, *, details: bool = False
+) -> list[dict[str, Any]]:
+    """One entry for each output sent, then for each received, as Core's ListTransactions."""
+    _, debit = spending.net_of(call.node, wallet, known, tx, mine)
+    # Core asks for any debit, watched coins too, before it lists what was sent.
+    _, any_debit = spending.net_of(call.node, wallet, known, tx, WATCHED)
+    paid = sum(output.value for output in tx.vout)
+    common = {} if details else _common(call, wallet, known, tx)
+    sent: list[dict[str, Any]] = []
+    received: list[dict[str, Any]] = []
+    for vout, output in enumerate(tx.vout):
+        script = output.script_pub_key.script
+        owned = call.node.wallets.owned(wallet, script)
+        is_change = owned is not None and owned.secret is not None and owned.label is None
+        place = _place(call, script, owned.label if owned is not None else None)
+        watched = {"involvesWatchonly": True} if owned is not None and owned.secret is None else {}
+        if debit > 0 and not is_change:
+            entry = {**watched, **place, "category": "send", "amount": Amount(-output.value), "vout": vout}
+            sent.append({**entry, "fee": Amount(paid - debit), **common, "abandoned": False})
+        if owned is None or owned.mine < mine or (any_debit > 0 and is_change):
+            continue
+        entry = {**watched, **place, "category": _category(call, known), "amount": Amount(output.value)}
+        received.append({**entry, "vout": vout, **common})
+    return sent + received
+
+
+def _place(call: Call, script: bytes, label: str | None) -> dict[str, Any]:
+    place: dict[str, Any] = {} if call.modern else {"account": label or ""}
+    address = coin_script.address_of(script, rules.PARAMS)
+    if address is not None:
+        place["address"] = address
+    if label is not None:
+        place["label"] = label
+    return place
+
+
+def _category(call: Call, known: WalletTx) -> str:
+    if not known.coinbase:
+        return "receive"
+    depth = known.depth(call.node.tip.height)
+    if depth < 1:
+        return "orphan"
+    return "generate" if depth > rules.maturity(known.height or 0) else "immature"
+
+
+def _all_entries(call: Call, mine: int, above: int | None = None) -> list[dict[str, Any]]:
+    wallet = call.wallet
+    entries = []
+    for known in list(call.node.wallets.txs(wallet, above)):
+        entries += _entries(call, wallet, known, validate.parse_tx(known.raw), mine)
+    return entries
+
+
+@command("listtransactions", "Wallet")
+def listtransactions(
+    call: Call, account: str = "*", count: int = 10, skip: int = 0, include_watchonly: bool = False
+) -> list[dict[str, Any]]:
+    """The newest entries of the wallet, oldest of them first."""
+    if count < 0 or skip < 0:
+        raise RpcError(errors.INVALID_PARAMETER, f"Negative {'count' if count < 0 else 'from'}")
+    entries = _all_entries(call, WATCHED if include_watchonly else SPENDABLE)
+    if account != "*":
+        entries = [entry for entry in entries if entry.get("label") == account]
+    end = max(len(entries) - skip, 0)
+    return entries[max(end - count, 0) : end]
+
+
+@command("listsinceblock", "Wallet", dialects=("flopcoin",))
+def listsinceblock(
+    call: Call, blockhash: str | None = None, target_confirmations: int = 1, include_watchonly: bool = False
+) -> dict[str, Any]:
+    """Everything of the wallet in blocks after one, which may have fallen out of the chain, and what is unconfirmed."""
+    return _since(call, blockhash, target_confirmations, include_watchonly)[0]
+
+
+@command("listsinceblock", "Wallet", dialects=("modern",))
+def listsinceblock_modern(
+    call: Call,
+    blockhash: str | None = None,
+    target_confirmations: int = 1,
+    include_watchonly: bool = False,
+    include_removed: bool = True,
+) -> dict[str, Any]:
+    """As in Flopcoin Core, and `removed`: the wallet's transactions in blocks that fell out since."""
+    reply, lost = _since(call, blockhash, target_confirmations, include_watchonly)
+    if include_removed:
+        reply = {"transactions": reply["transactions"], "removed": lost, "lastblock": reply["lastblock"]}
+    return reply
+
+
+def _since(
+    call: Call, text: str | None, target: int, include_watchonly: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    if target < 1:
+        raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter")
+    node, wallet = call.node, call.wallet
+    mine = WATCHED if include_watchonly else SPENDABLE
+    since = None if text is None or text == "" else node.store.block(block_hash(text))
+    if since is None and text and call.modern:
+        raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Block not found")
+    removed: list[dict[str, Any]] = []
+    while since is not None and not since.active:
+        for tx, txid, _ in node.transactions(since.hash):
+            known = node.wallets.tx(wallet, txid)
+            if known is not None:
+                removed += _entries(call, wallet, known, tx, mine)
+        since = node.store.block(since.prev)
+    entries = _all_entries(call, mine, None if since is None else since.height)
+    last = node.store.block_at(max(node.tip.height + 1 - target, 0))
+    assert last is not None
+    return {"transactions": entries, "lastblock": last.hash.hex()}, removed

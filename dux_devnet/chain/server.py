@@ -1,0 +1,183 @@
+"""JSON-RPC over HTTP as Core serves it: basic auth from a cookie file, 1.0 replies, batches, /wallet/<name>."""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hmac
+import inspect
+import logging
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from . import errors, jsonio, rpc_chain, rpc_devchain, rpc_history, rpc_tx, rpc_wallet
+from .errors import RpcError
+from .faults import Faults, Mode
+from .node import Node
+from .registry import COMMANDS, Call, Dialect, bind, lookup
+
+log = logging.getLogger("devchain")
+
+_MAX_REQUEST = 32 * 1024 * 1024
+_HANDLER_MODULES = (rpc_chain, rpc_devchain, rpc_history, rpc_tx, rpc_wallet)  # imported for their declarations
+_STATUS = {errors.INVALID_REQUEST: 400, errors.METHOD_NOT_FOUND: 404}
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace a file at once, readable by its owner only."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+class Server:
+    """The HTTP side of one node."""
+
+    def __init__(self, node: Node, dialect: Dialect, cookie: Path) -> None:
+        self.node = node
+        self.dialect = dialect
+        self.faults = Faults()
+        self.cookie = cookie
+        self.mempool_grew = asyncio.Event()
+        self._secret = f"__cookie__:{secrets.token_hex(32)}"
+        self._closing = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen and write the cookie; the port."""
+        app = web.Application(client_max_size=_MAX_REQUEST)
+        app.router.add_route("*", "/", self._handle)
+        app.router.add_route("*", "/wallet/{name:.*}", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, host, port)
+        await site.start()
+        write_private(self.cookie, self._secret)
+        addresses: list[Any] = self._runner.addresses
+        return int(addresses[0][1])
+
+    async def close(self) -> None:
+        self.node.stopping = True
+        self._closing.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        with contextlib.suppress(FileNotFoundError):
+            self.cookie.unlink()
+
+    # --- one HTTP request
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "POST":
+            return web.Response(status=405, text="JSONRPC server handles only POST requests")
+        if not self._authorized(request.headers.get("Authorization", "")):
+            return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="jsonrpc"'})
+        name = request.match_info.get("name")
+        wallet = None if name is None else unquote(name)
+        try:
+            body = jsonio.loads(await request.read())
+        except ValueError:
+            return _reply(None, RpcError(errors.PARSE, "Parse error"), None)
+        if isinstance(body, list):
+            parts = [await self._one(item, wallet) for item in body]
+            if any(mode != "none" for *_, mode in parts):
+                return await self._misbehave(request, next(mode for *_, mode in parts if mode != "none"))
+            texts = [_text(result, error, request_id) for result, error, request_id, _ in parts]
+            return _json(200, "[" + ",".join(texts) + "]\n")
+        result, error, request_id, mode = await self._one(body, wallet)
+        if mode != "none":
+            return await self._misbehave(request, mode)
+        return _reply(result, error, request_id)
+
+    def _authorized(self, header: str) -> bool:
+        kind, _, credentials = header.partition(" ")
+        if kind != "Basic":
+            return False
+        try:
+            given = base64.b64decode(credentials.strip(), validate=True)
+        except (binascii.Error, ValueError):
+            return False
+        return hmac.compare_digest(given, self._secret.encode())
+
+    async def _misbehave(self, request: web.Request, mode: Mode) -> web.StreamResponse:
+        if mode == "refuse":
+            return web.Response(status=503, text="Work queue depth exceeded")
+        if mode == "hang":
+            await self._closing.wait()
+        if request.transport is not None:
+            request.transport.close()
+        return web.Response()
+
+    async def _one(self, body: Any, wallet: str | None) -> tuple[Any, RpcError | None, Any, Mode]:
+        """(result, error, id, fault) of one call."""
+        request_id = body.get("id") if isinstance(body, dict) else None
+        mode: Mode = "none"
+        try:
+            method, params = _parse(body)
+            mode = self.faults.hit(method)
+            if mode in ("refuse", "hang"):
+                return None, None, request_id, mode
+            return await self._call(method, params, wallet), None, request_id, mode
+        except RpcError as error:
+            return None, error, request_id, mode
+        except Exception:
+            log.exception("a call failed inside the chain")
+            return None, RpcError(errors.MISC, "internal error, see the chain's log"), request_id, mode
+
+    async def _call(self, method: str, params: Any, wallet: str | None) -> Any:
+        called = lookup(self.dialect, method)
+        arguments = bind(called, params)
+        call = Call(self.node, self.faults, self.dialect, wallet)
+        waiting = len(self.node.mempool)
+        try:
+            if inspect.iscoroutinefunction(called.handler):
+                return await called.handler(call, *arguments)
+            with self.node.change():
+                return called.handler(call, *arguments)
+        finally:
+            if len(self.node.mempool) > waiting:
+                self.mempool_grew.set()
+
+
+def _parse(body: Any) -> tuple[str, Any]:
+    if not isinstance(body, dict):
+        raise RpcError(errors.INVALID_REQUEST, "Invalid Request object")
+    method = body.get("method")
+    if method is None:
+        raise RpcError(errors.INVALID_REQUEST, "Missing method")
+    if not isinstance(method, str):
+        raise RpcError(errors.INVALID_REQUEST, "Method must be a string")
+    params = body.get("params")
+    if params is None:
+        params = []
+    if not isinstance(params, list | dict):
+        raise RpcError(errors.INVALID_REQUEST, "Params must be an array or object")
+    return method, params
+
+
+def _text(result: Any, error: RpcError | None, request_id: Any) -> str:
+    shown = None if error is None else {"code": error.code, "message": error.message}
+    return jsonio.dumps({"result": result, "error": shown, "id": request_id})
+
+
+def _reply(result: Any, error: RpcError | None, request_id: Any) -> web.Response:
+    status = 200 if error is None else _STATUS.get(error.code, 500)
+    return _json(status, _text(result, error, request_id) + "\n")
+
+
+def _json(status: int, text: str) -> web.Response:
+    # Without a charset: python-bitcoinrpc compares the whole header.
+    return web.Response(status=status, body=text.encode("ascii"), content_type="application/json")
+
+
+def commands(dialect: Dialect) -> frozenset[str]:
+    """Names of the calls that a dialect serves."""
+    return frozenset(COMMANDS[dialect])
