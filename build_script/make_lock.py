@@ -1,4 +1,4 @@
-"""Writes the lock files from pyproject.toml with `uv` (which must be on the PATH): versions and hashes, nothing else."""
+"""Writes the lock files from pyproject.toml with `uv` (from the PATH): versions and hashes, nothing else."""
 
 import subprocess
 import sys

@@ -20,19 +20,20 @@ def available(package: str) -> bool:
     return "Candidate:" in policy and "Candidate: (none)" not in policy
 
 
+def run_quietly(*command: str) -> None:
+    """Run apt without questions and without output."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=False, env=environment)
+
+
 def main() -> int:
     """Install or name; never fails: a test that can't run says so itself."""
     missing = {name: why for name, (program, why) in WANTED.items() if shutil.which(program) is None}
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing Debian packages for the tests: {', '.join(missing)}", flush=True)
-        quiet = {
-            "stdout": subprocess.DEVNULL,
-            "check": False,
-            "env": {**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
-        }
-        subprocess.run(["apt-get", "update", "-qq"], **quiet)
+        run_quietly("apt-get", "update", "-qq")
         for package in filter(available, list(missing)):
-            subprocess.run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package], **quiet)
+            run_quietly("apt-get", "install", "-y", "-qq", "--no-install-recommends", package)
         missing = {name: why for name, why in missing.items() if shutil.which(WANTED[name][0]) is None}
     for name, why in missing.items():
         print(f"not installed: {name}, for {why} (apt install {name})", flush=True)

@@ -42,12 +42,14 @@ class Devnet:
     def launch(self, *, detached: bool = False) -> None:
         """Start the supervisor, with no daemons yet. `detached`: it outlives this process and its terminal."""
         with (self.layout.folder / "supervisor.log").open("ab") as log:
+            options = [] if detached else ["--with-parent"]
             self._supervisor = subprocess.Popen(
-                [sys.executable, "-m", "dux_devnet.supervisor", str(self.layout.folder)],
+                [sys.executable, "-m", "dux_devnet.supervisor", str(self.layout.folder), *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                start_new_session=detached,
+                # Ctrl-C goes to the command, which then ends its devnet in order.
+                start_new_session=True,
                 cwd="/",
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)},
             )

@@ -1,10 +1,11 @@
 """The one process behind a devnet: holds the fork-server and answers `dux-devnet` on `control.sock`.
 
-    python -m dux_devnet.supervisor FOLDER
+    python -m dux_devnet.supervisor FOLDER [--with-parent]
 
-Ends, with all daemons, on `down`, SIGTERM or SIGINT.
+Ends, with all daemons, on `down`, SIGTERM or SIGINT, and with `--with-parent` when its parent is gone.
 """
 
+import ctypes
 import json
 import os
 import selectors
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .forkserver import ForkServer
+from .forkserver import PR_SET_PDEATHSIG, ForkServer
 from .layout import STOP_ORDER, Layout
 
 STOP_S = 15.0
@@ -160,6 +161,8 @@ class Supervisor:
 
 def main() -> int:
     """Run the supervisor of the layout in the folder that the command line names."""
+    if "--with-parent" in sys.argv:
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
     supervisor = Supervisor(Layout.load(Path(sys.argv[1])))
     print("ready", flush=True)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
