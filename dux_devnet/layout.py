@@ -192,6 +192,18 @@ def lay_out(
     return layout
 
 
+def roles(layout: Layout, node: str) -> list[str]:
+    """What a node is in the network: the first sells, the last arbitrates, all buy; up to 5 guard the fund."""
+    found = ["buyer"]
+    if node == layout.nodes[0]:
+        found.append("provider")
+    if node == layout.nodes[-1]:
+        found.append("arbiter")
+    if node in layout.nodes[:5]:
+        found.append("guardian")
+    return found
+
+
 def _settings(layout: Layout, node: str, daemon: str, dht_port: int) -> dict[str, Any]:
     home = layout.folder / node
     value: dict[str, Any] = {
@@ -211,8 +223,8 @@ def _settings(layout: Layout, node: str, daemon: str, dht_port: int) -> dict[str
         value["passphrase_file"] = str(home / "etc" / "wallet.pass")
         value["poll_s"] = 0.2
     elif daemon == "registryd":
-        value |= {"blobs_dir": str(home / "blobs"), "dht_port": dht_port, "name": node, "bind": "127.0.0.1"}
-        value |= {"heartbeat_s": 2}
+        value |= {"blobs_dir": str(home / "blobs"), "name": node, "roles": roles(layout, node), "listen": "127.0.0.1"}
+        value |= {"port": 0, "directory_port": dht_port, "heartbeat_s": 2}
     elif daemon in ("taskd", "sandbox"):
         value["blobs_dir"] = str(home / "blobs")
     value |= layout.overrides.get(f"*/{daemon}", {})

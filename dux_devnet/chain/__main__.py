@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from duxcommon import sdnotify
+
 from . import faucet
 from .node import Node
 from .registry import DIALECTS, Dialect
@@ -77,6 +79,7 @@ async def serve(datadir: Path, host: str, port: int, dialect: Dialect, auto_mine
     try:
         listening = await server.start(host, port)
         write_private(datadir / "rpc.json", json.dumps({"port": listening, "pid": os.getpid(), "dialect": dialect}))
+        await asyncio.to_thread(sdnotify.notify, "READY=1")
         log.info("chain at height %d listens on %s:%d (%s)", node.tip.height, host, listening, dialect)
         await stop.wait()
     finally:

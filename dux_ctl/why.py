@@ -1,0 +1,148 @@
+"""`dux-ctl why <anything>`: what a thing is, how it stands, and what is missing, in sentences."""
+
+import argparse
+import re
+from typing import Any
+
+from duxcommon.errors import BY_CODE, BY_NAME, DuxError, NotFound
+from duxcommon.money import format_flop
+
+from . import exits
+from .control import DAEMONS, Control
+
+_HEX = re.compile(r"^[0-9a-f]+$")
+_CHANNEL = {
+    "NEW": "it has not been funded yet",
+    "FUND_BUILT": "its deposit is built and will be sent",
+    "FUND_SENT": "its deposit waits for confirmations",
+    "OPEN": "it can be used",
+    "CLOSE_BUILT": "its closing transaction is built and will be sent",
+    "CLOSE_SENT": "its closing transaction waits for confirmations",
+    "CLOSED": "it was settled on the chain",
+    "REFUND_BUILT": "the refund of its deposit is built and will be sent",
+    "REFUND_SENT": "the refund of its deposit waits for confirmations",
+    "REFUNDED": "the buyer has its deposit back",
+    "CONFLICTED": "its deposit was spent by another transaction; nothing can be paid from it",
+}
+
+
+def _error(what: str) -> list[str] | None:
+    number = int(what) if re.fullmatch(r"-?\d{3,5}", what) else None
+    known = BY_NAME.get(what) or (BY_CODE.get(number) if number is not None else None)
+    if known is None:
+        return None
+    again = "Trying again can help." if known.retry else "Trying again without a change does not help."
+    return [f"{known.__name__} (code {known.code}) is an error of {known.component}.", known.hint_default, again]
+
+
+def _daemon(what: str, control: Control) -> list[str] | None:
+    name = what.removeprefix("dux-")
+    if name not in DAEMONS:
+        return None
+    status = control.client(name).call("daemon.status", timeout=control.timeout)
+    well = status["notes"] or ["It says that all is well."]
+    return [f"dux-{name} {status['version']} has been running for {status['uptime_s']} s.", *well]
+
+
+def _task(what: str, control: Control) -> list[str]:
+    task = control.call("task.status", {"id": what})
+    lines = [f"Task {what} runs {task['name']}; state {task['state']}: {task['step']}"]
+    for number, attempt in enumerate(task["attempts"], 1):
+        detail = f": {attempt['detail']}" if attempt["detail"] else ""
+        price = format_flop(attempt["price"])
+        lines.append(
+            f"Attempt {number}, node {attempt['provider'][:12]}… at {price} FLOP: {attempt['outcome']}{detail}"
+        )
+    if task["error"]:
+        lines.append(f"It failed: {task['error']['message']}")
+        lines.append(task["error"].get("data", {}).get("hint", ""))
+    return lines
+
+
+def _payment(what: str, control: Control) -> list[str]:
+    payment = control.call("payment.show", {"id": what})
+    side = "to" if payment["role"] == "buyer" else "from"
+    lines = [
+        f"Payment of {format_flop(payment['amount'])} FLOP {side} node {payment['peer'][:12]}…: {payment['state']}."
+    ]
+    if payment["reason"]:
+        lines.append(f"Reason: {payment['reason']}")
+    return [*lines, f"It belongs to channel {payment['channel']} (`dux-ctl why {payment['channel']}`)."]
+
+
+def _channel(what: str, control: Control) -> list[str]:
+    channel = control.call("channel.show", {"id": what})
+    lines = [
+        f"Channel with node {channel['peer'][:12]}…, this node is its {channel['role']}: {channel['state']}, "
+        f"so {_CHANNEL.get(channel['state'], 'see its state')}.",
+        f"Deposited {format_flop(channel['deposited'])} FLOP, usable {format_flop(channel['usable'])}, "
+        f"signed away {format_flop(channel['gross'])}, held {format_flop(channel['held'])}.",
+    ]
+    missing = channel["confirmations_needed"] - channel["confirmations"]
+    if missing > 0:
+        lines.append(f"{missing} more confirmations are needed before it counts.")
+    if channel["at_risk"]:
+        lines.append("What was earned is less than a closing transaction can pay out; it needs more calls or is lost.")
+    if channel["blocks_left"] is not None:
+        lines.append(
+            f"The lock height is {channel['blocks_left']} blocks away; after it the buyer can take the rest back."
+        )
+    if channel["close_txid"]:
+        lines.append(f"Closing transaction: {channel['close_txid']}")
+    return lines
+
+
+def _node(what: str, control: Control) -> list[str]:
+    node = control.call("node.show", {"node": what})
+    record = node["record"]
+    live = "is live" if node["live"] else "has not been heard of lately"
+    return [
+        f"Node {what[:12]}… ({record['name'] or 'without a name'}) {live}; roles: {', '.join(record['roles']) or 'none'}.",
+        f"It serves {len(record['apps'])} apps at {record['load_pct']} % load"
+        + (" and takes tasks." if record["accepting"] else " and takes no tasks now."),
+    ]
+
+
+def _app(what: str, control: Control) -> list[str]:
+    found = control.call("app.providers", {"app": what})
+    listing = found["listing"]
+    lines = [
+        f"{listing['name']} {listing['version']} costs {format_flop(listing['price'])} FLOP a call: {listing['summary']}"
+    ]
+    for provider in found["providers"]:
+        state = "live" if provider["live"] else "not heard of lately"
+        state += ", takes tasks" if provider["accepting"] else ", takes no tasks now"
+        lines.append(f"Node {provider['node'][:12]}… ({provider['name']}): {state}, load {provider['load_pct']} %.")
+    usable = [p for p in found["providers"] if p["live"] and p["accepting"]]
+    return lines if usable else [*lines, "No node that serves it can take a task now."]
+
+
+def explain(what: str, control: Control) -> list[str]:
+    """Sentences about `what`. Raises NotFound when nothing has that name."""
+    if (lines := _error(what)) is not None:
+        return lines
+    if (lines := _daemon(what, control)) is not None:
+        return lines
+    if len(what) == 32 and _HEX.match(what):
+        asks = [_task, _payment]
+    elif len(what) == 64 and _HEX.match(what):
+        asks = [_channel, _node, _app]
+    else:
+        asks = [_app]
+    for number, ask in enumerate(asks):
+        try:
+            return ask(what, control)
+        except DuxError as error:
+            if exits.status_of(error) != exits.NOT_FOUND or number == len(asks) - 1:
+                if exits.status_of(error) == exits.NOT_FOUND and len(asks) > 1:
+                    break
+                raise
+    raise NotFound(f"this node knows no task, payment, channel, node or app {what}")
+
+
+def run(args: argparse.Namespace, control: Control) -> int:
+    """Print the explanation."""
+    lines = [line for line in explain(args.what, control) if line]
+    value: dict[str, Any] = {"what": args.what, "lines": lines}
+    control.emit(value, lambda: "\n".join(lines))
+    return exits.OK
