@@ -48,6 +48,7 @@ class Runtime(Protocol):
         bundle: Hash32 | None,
         input: Payload | None,
         params: dict[str, Any],
+        *,
         progress: Progress | None = None,
     ) -> RunResult:
         """Execute to the end, within the limits of `manifest.resources`.

@@ -158,8 +158,8 @@ class SandboxFile(Model):
 
 
 class SandboxResult(Model):
-    outcome: Literal["ok", "failed", "timeout", "memory", "killed", "output"]
-    """`failed`: a non-zero exit; `output`: the output broke its limits."""
+    outcome: Literal["ok", "failed", "timeout", "memory", "killed", "output", "large"]
+    """`failed`: a non-zero exit; `output`: it left something else than plain files; `large`: too much of them."""
     exit_code: int | None
     detail: str
     wall_ms: int
