@@ -96,8 +96,9 @@ def _node(what: str, control: Control) -> list[str]:
     node = control.call("node.show", {"node": what})
     record = node["record"]
     live = "is live" if node["live"] else "has not been heard of lately"
+    roles = ", ".join(record["roles"]) or "none"
     return [
-        f"Node {what[:12]}… ({record['name'] or 'without a name'}) {live}; roles: {', '.join(record['roles']) or 'none'}.",
+        f"Node {what[:12]}… ({record['name'] or 'without a name'}) {live}; roles: {roles}.",
         f"It serves {len(record['apps'])} apps at {record['load_pct']} % load"
         + (" and takes tasks." if record["accepting"] else " and takes no tasks now."),
     ]
@@ -107,7 +108,8 @@ def _app(what: str, control: Control) -> list[str]:
     found = control.call("app.providers", {"app": what})
     listing = found["listing"]
     lines = [
-        f"{listing['name']} {listing['version']} costs {format_flop(listing['price'])} FLOP a call: {listing['summary']}"
+        f"{listing['name']} {listing['version']}: {listing['summary']}",
+        f"A call costs {format_flop(listing['price'])} FLOP.",
     ]
     for provider in found["providers"]:
         state = "live" if provider["live"] else "not heard of lately"

@@ -1,0 +1,207 @@
+"""`dux-devnet demo`: the first paid call on real parts, told step by step, and checked on the chain at the end."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from duxcommon.coin import settlement
+from duxcommon.coin.fund import fund_script
+from duxcommon.coin.tx import parse_tx
+from duxcommon.errors import ConfigError
+from duxcommon.money import COIN, format_flop
+from duxcommon.network import NetworkDefinition, load_network
+
+from .layout import lay_out, node_names
+from .main import Say, start_all
+from .network import Devnet, DevnetError, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+APP = ROOT / "apps" / "image-upscale"
+SELLER, BUYER = "alice", "bob"
+PURSE = 100
+"""FLOP of the trial chain that bob gets from its faucet."""
+
+
+@dataclass(frozen=True)
+class Money:
+    """What one look at the three parties shows, in koinu."""
+
+    alice: int
+    bob: int
+    fund: int
+
+
+def ctl(devnet: Devnet, node: str, *words: str, show: bool = True) -> str:
+    """Run `dux-ctl` as that node's owner would; its standard output. Raises DevnetError when it fails."""
+    if show:
+        print(f"    {node}$ dux-ctl {' '.join(words)}", flush=True)
+    environment = {**os.environ, "DUXNET_RUN_DIR": str(devnet.layout.run_dir(node))}
+    command = [sys.executable, "-m", "dux_ctl.main", *words]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False, cwd=os.getcwd())
+    if done.returncode != 0:
+        raise DevnetError(f"dux-ctl {' '.join(words)} ended with status {done.returncode}", hint=done.stdout.strip())
+    return done.stdout
+
+
+def ctl_json(devnet: Devnet, node: str, *words: str, show: bool = False) -> Any:
+    """The same with --json."""
+    return json.loads(ctl(devnet, node, *words, "--json", show=show))
+
+
+def money(devnet: Devnet) -> Money:
+    """Everything that alice, bob and the fund have in confirmed coins now."""
+    alice = devnet.client(SELLER, "flopd").call("wallet.balance")
+    bob = devnet.client(BUYER, "flopd").call("wallet.balance")
+    fund = devnet.client(BUYER, "airdropd").call("fund.status")
+    return Money(alice["confirmed"], bob["confirmed"], fund["confirmed"])
+
+
+def run_demo(image: Path | None, output: Path | None) -> int:
+    """The whole story; the exit status. Leaves nothing behind but the larger picture."""
+    picture = image or next((APP / "sample").glob("input*"))
+    if not picture.is_file():
+        raise ConfigError(f"there is no picture {picture}", hint="make demo IMAGE=path/to/a.png")
+    target = (output or Path.cwd() / "upscaled.png").absolute()
+    folder = Path(tempfile.mkdtemp(prefix="dux-demo-", dir="/tmp"))
+    say = Say()
+    devnet = Devnet(lay_out(folder, node_names(3)))
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            prepared = pool.submit(_prepare_app)
+            devnet.launch()
+            start_all(devnet, say)
+            return _story(devnet, picture, target, prepared, say)
+    except BaseException:
+        _show_logs(folder)
+        raise
+    finally:
+        devnet.down()
+
+
+def _prepare_app() -> None:
+    """Fetch the app's locked wheels while the nodes start; `dux-ctl app publish` finds them in its cache."""
+    from dux_ctl.apps import fetch_wheels
+
+    fetch_wheels(APP)
+
+
+def _story(devnet: Devnet, picture: Path, target: Path, prepared: "Future[None]", say: Say) -> int:
+    network = load_network(devnet.layout.folder / "network.yaml")
+    say(f"bob gets {PURSE} FLOP from the faucet of the trial chain")
+    address = ctl_json(devnet, BUYER, "wallet", "receive")["address"]
+    devnet.chain("faucet", address, f"{PURSE}.00000000")
+    wait_until(lambda: money(devnet).bob >= PURSE * COIN, 60, "bob's coins")
+    before = money(devnet)
+
+    say("alice publishes image-upscale at 10 FLOP a call")
+    prepared.result()
+    ctl(devnet, SELLER, "app", "publish", str(APP.relative_to(Path.cwd()) if APP.is_relative_to(Path.cwd()) else APP))
+
+    say("bob looks for it")
+    wait_until(lambda: _live(devnet), 60, "alice's app in bob's directory")
+    print(_indent(ctl(devnet, BUYER, "app", "search", "upscale")))
+
+    say(f"bob calls it with {picture.name}")
+    words = ["task", "run", "image-upscale", str(picture), "--set", "factor=2", "--output", str(target), "--force"]
+    ctl(devnet, BUYER, *words)
+    say(f"the larger picture is {target}")
+
+    say("bob closes the channel; one transaction pays alice, the community fund and bob's change")
+    channel = ctl_json(devnet, BUYER, "channel", "list")["channels"][0]["id"]
+    ctl_json(devnet, BUYER, "channel", "close", channel, show=True)
+    closed = wait_until(lambda: _closed(devnet, channel), 60, "the closing transaction")
+    wait_until(lambda: money(devnet).fund > before.fund, 60, "the community fund to see its part")
+    say("read back from the chain and the books:")
+    return _account(devnet, network, before, closed)
+
+
+def _live(devnet: Devnet) -> bool:
+    listings = devnet.client(BUYER, "registryd").call("app.search", {"words": "upscale"})["listings"]
+    return bool(listings and listings[0]["live_providers"])
+
+
+def _closed(devnet: Devnet, channel: str) -> dict[str, Any] | None:
+    found = [
+        devnet.client(node, "escrowd").call("channel.show", {"id": channel}) for node in (SELLER, BUYER)
+    ]  # both must have seen it
+    return found[1] if all(c["state"] == "CLOSED" for c in found) else None
+
+
+def _account(devnet: Devnet, network: NetworkDefinition, before: Money, closed: dict[str, Any]) -> int:
+    """Print the table; 0 only if every koinu is where it belongs."""
+    chain = _read_chain(devnet, network, closed)
+    after = wait_until(lambda: _settled(devnet, before, chain["alice"]), 60, "alice's coins")
+    rows = [
+        ("alice (provider)", chain["alice"], after.alice - before.alice),
+        ("community fund", chain["fund"], after.fund - before.fund),
+        ("bob (buyer)", chain["bob"], after.bob - before.bob),
+        ("fees of 2 transactions", chain["fees"], None),
+    ]
+    print(f"\n    {'':<24}{'on the chain':>16}{'in the books':>16}   (FLOP, of no value here)")
+    for name, on_chain, booked in rows:
+        text = "" if booked is None else f"{format_flop(booked):>16}"
+        print(f"    {name:<24}{format_flop(on_chain):>16}{text}")
+    difference = sum(abs(on_chain - booked) for _, on_chain, booked in rows if booked is not None)
+    difference += abs(chain["alice"] + chain["fund"] + chain["bob"] + chain["fees"])
+    for node in (SELLER, BUYER):
+        difference += abs(int(ctl_json(devnet, node, "audit")["difference"]))
+    print(f"    difference {difference} koinu\n")
+    return 0 if difference == 0 else 1
+
+
+def _settled(devnet: Devnet, before: Money, earned: int) -> Money | None:
+    now = money(devnet)
+    return now if now.alice - before.alice >= earned else None
+
+
+def _read_chain(devnet: Devnet, network: NetworkDefinition, closed: dict[str, Any]) -> dict[str, int]:
+    """The parties' gains from the raw funding and closing transactions, through the one settlement rule."""
+    closing = parse_tx(devnet.chain("getrawtransaction", closed["close_txid"]))
+    prevouts, paid_by_bob, fund_fees = [], 0, 0
+    for deposit in closed["deposits"]:
+        funding = parse_tx(devnet.chain("getrawtransaction", deposit["txid"]))
+        spent = sum(_value_of(devnet, txin) for txin in funding.vin)
+        output = funding.vout[deposit["vout"]]
+        kept = sum(out.value for out in funding.vout) - output.value
+        paid_by_bob += spent - kept
+        fund_fees += spent - kept - output.value
+        height = _height_of(devnet, deposit["txid"])
+        prevouts.append(settlement.Prevout(output.script_pub_key.script, output.value, height))
+    rate = network.parameters.tax_bps
+    found = settlement.settle(closing, prevouts, [fund_script(network)], lambda _: rate)
+    if not isinstance(found, settlement.Settlement):
+        raise DevnetError(f"the closing transaction is not settled work: {found.reason.name}")
+    fees = fund_fees + found.fee
+    return {"alice": found.payout, "fund": found.tax, "bob": found.change - paid_by_bob, "fees": fees}
+
+
+def _value_of(devnet: Devnet, txin: Any) -> int:
+    source = parse_tx(devnet.chain("getrawtransaction", txin.prev_out.tx_id.hex()))
+    return int(source.vout[txin.prev_out.vout].value)
+
+
+def _height_of(devnet: Devnet, txid: str) -> int:
+    verbose = devnet.chain("getrawtransaction", txid, True)
+    return int(devnet.chain("getblockheader", verbose["blockhash"])["height"])
+
+
+def _indent(text: str) -> str:
+    return "\n".join(f"      {line}" for line in text.rstrip().splitlines())
+
+
+def _show_logs(folder: Path) -> None:
+    """The last lines of what went wrong, before the folder is removed."""
+    for log in sorted(folder.glob("*/log/*.err")) + sorted(folder.glob("chain/*.err")):
+        lines = [line for line in log.read_text(errors="replace").splitlines() if '"info"' not in line][-5:]
+        if lines:
+            print(f"--- {log.relative_to(folder)}", *lines, sep="\n", file=sys.stderr)
+    if (folder / "supervisor.log").exists():
+        text = (folder / "supervisor.log").read_text(errors="replace").strip()
+        if text:
+            print("--- supervisor", text[-2000:], sep="\n", file=sys.stderr)
