@@ -95,7 +95,7 @@ def _story(devnet: Devnet, picture: Path, target: Path, prepared: "Future[None]"
     network = load_network(devnet.layout.folder / "network.yaml")
     say(f"bob gets {PURSE} FLOP from the faucet of the trial chain")
     address = ctl_json(devnet, BUYER, "wallet", "receive")["address"]
-    devnet.chain("faucet", address, f"{PURSE}.00000000")
+    devnet.chain("faucet", address, str(PURSE))
     wait_until(lambda: money(devnet).bob >= PURSE * COIN, 60, "bob's coins")
     before = money(devnet)
 

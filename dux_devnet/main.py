@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from duxcommon.errors import DaemonDown, DuxError
+from duxcommon.errors import DaemonDown, DuxError, NotFound
+from duxcommon.money import format_flop, parse_flop
 
 from .layout import Layout, lay_out, node_names
 from .network import Devnet
@@ -46,6 +47,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     down.add_argument("--keep", action="store_true", help="leave the folder with logs and databases")
     path = commands.add_parser("path", help="print a node's socket folder, for DUXNET_RUN_DIR")
     path.add_argument("node")
+    faucet = commands.add_parser("faucet", help="give a node coins of the trial chain (they have no value)")
+    faucet.add_argument("node")
+    faucet.add_argument("amount", type=parse_flop, metavar="FLOP")
+    mine = commands.add_parser("mine", help="add blocks to the trial chain")
+    mine.add_argument("blocks", type=int)
     demo = commands.add_parser("demo", help="the first paid call, from publishing to the settled payment")
     demo.add_argument("--image", type=Path, help="your own picture (PNG, JPEG or WebP)")
     demo.add_argument("--output", type=Path, help="where the larger picture goes (default: beside you, upscaled.png)")
@@ -58,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             from .demo import run_demo
 
             return run_demo(args.image, args.output)
-        return int({"up": _up, "status": _status, "down": _down, "path": _path}[args.command](args))
+        return COMMANDS[args.command](args)
     except DuxError as error:
         print(f"dux-devnet: {error.message}\n  {error.hint}", file=sys.stderr)
         return 4 if error.retry else 1
@@ -140,11 +146,33 @@ def _down(args: argparse.Namespace) -> int:
 
 def _path(args: argparse.Namespace) -> int:
     layout = Layout.load(args.dir)
-    if args.node not in layout.nodes:
-        print(f"dux-devnet: there is no node {args.node!r}; there are {', '.join(layout.nodes)}", file=sys.stderr)
-        return 5
-    print(layout.run_dir(args.node))
+    print(layout.run_dir(_known(layout, args.node)))
     return 0
+
+
+def _known(layout: Layout, node: str) -> str:
+    if node not in layout.nodes:
+        raise NotFound(f"there is no node {node!r} here", hint=f"There are {', '.join(layout.nodes)}.")
+    return node
+
+
+def _faucet(args: argparse.Namespace) -> int:
+    devnet = Devnet(Layout.load(args.dir))
+    node = _known(devnet.layout, args.node)
+    address = devnet.client(node, "flopd").call("wallet.receive", {"label": "faucet"})["address"]
+    txid = devnet.chain("faucet", address, format_flop(args.amount))
+    print(f"{format_flop(args.amount)} FLOP of no value to {node} in transaction {txid}")
+    return 0
+
+
+def _mine(args: argparse.Namespace) -> int:
+    devnet = Devnet(Layout.load(args.dir))
+    devnet.mine(args.blocks)
+    print(f"the chain is at block {devnet.chain('getblockcount')}")
+    return 0
+
+
+COMMANDS = {"up": _up, "status": _status, "down": _down, "path": _path, "faucet": _faucet, "mine": _mine}
 
 
 if __name__ == "__main__":
