@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -73,12 +74,14 @@ async def serve(datadir: Path, host: str, port: int, dialect: Dialect, auto_mine
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    address = datadir / "rpc.json"
+    address.unlink(missing_ok=True)  # a killed process left it
     node = Node(datadir)
     server = Server(node, dialect, datadir / ".cookie")
     miner = None if auto_mine is None else asyncio.create_task(_mine_by_itself(server, auto_mine))
     try:
         listening = await server.start(host, port)
-        write_private(datadir / "rpc.json", json.dumps({"port": listening, "pid": os.getpid(), "dialect": dialect}))
+        write_private(address, json.dumps({"port": listening, "pid": os.getpid(), "dialect": dialect}))
         await asyncio.to_thread(sdnotify.notify, "READY=1")
         log.info("chain at height %d listens on %s:%d (%s)", node.tip.height, host, listening, dialect)
         await stop.wait()
@@ -87,6 +90,7 @@ async def serve(datadir: Path, host: str, port: int, dialect: Dialect, auto_mine
             miner.cancel()
         await server.close()
         node.close()
+        address.unlink(missing_ok=True)
     log.info("stopped")
 
 
@@ -98,8 +102,13 @@ async def _mine_by_itself(server: Server, seconds: float) -> None:
             await asyncio.wait_for(server.mempool_grew.wait(), seconds)
             await asyncio.sleep(min(_PROMPT, seconds))
         server.mempool_grew.clear()
-        with node.change():
-            node.mine(faucet.miner_script(node))
+        try:
+            with node.change():
+                node.mine(faucet.miner_script(node))
+        except sqlite3.Error as error:
+            # A full disk must not end the mining for good.
+            log.error("no block was made: %s", error)
+            await asyncio.sleep(seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

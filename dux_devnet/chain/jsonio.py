@@ -9,6 +9,8 @@ from duxcommon.money import COIN, MAX_MONEY
 from . import errors
 from .errors import RpcError
 
+_HEX = frozenset("0123456789abcdefABCDEF")
+
 
 class Amount(int):
     """Koinu that are written as coins with eight decimals, as Core's ValueFromAmount does."""
@@ -41,6 +43,13 @@ def loads(text: bytes) -> Any:
         return json.loads(text, parse_float=Decimal, parse_constant=_refuse_constant)
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def unhex(text: str) -> bytes:
+    """Bytes of a hex text without blanks, which bytes.fromhex would let pass; raises ValueError."""
+    if len(text) % 2 or not set(text) <= _HEX:
+        raise ValueError("not hex")
+    return bytes.fromhex(text)
 
 
 def amount(value: Any) -> int:

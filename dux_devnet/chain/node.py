@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from btclib import var_int
-from btclib.exceptions import BTClibException
 from btclib.hashes import hash256
 from btclib.tx import Tx
 
@@ -101,7 +100,7 @@ class Node:
         if fee > policy.ABSURD_FEE and not allow_high_fees:
             raise Reject(HIGH_FEE, "absurdly-high-fee", f"{fee} > {policy.ABSURD_FEE}")
         self.mempool.check_chain(tx, len(raw))
-        if policy.uses_relative_lock(tx):
+        if policy.uses_relative_lock(tx, prevouts):
             raise Reject(NONSTANDARD, "non-mandatory-script-verify-flag (NOPx reserved for soft-fork upgrades)")
         validate.check_scripts(prevouts, tx)
         txid = tx.id
@@ -249,11 +248,3 @@ class Node:
                 self.accept(tx, allow_high_fees=True)
             except (Reject, MissingInputs) as error:
                 log.info("transaction %s is not taken back into the mempool: %s", txid.hex(), error)
-
-
-def decode(text: str, *, unfunded: bool = False) -> Tx:
-    """A transaction from hex; raises RpcError (-22) as Core does."""
-    try:
-        return validate.parse_tx(bytes.fromhex(text), unfunded=unfunded)
-    except (ValueError, BTClibException):
-        raise RpcError(errors.DESERIALIZATION, "TX decode failed") from None

@@ -10,6 +10,8 @@ from btclib.script.script import op_code_spans
 from btclib.script.solver import solver
 from btclib.tx import Tx, TxOut
 
+from duxcommon.coin.script import is_p2sh
+
 MIN_FEE_RATE = 1_000_000
 """Koinu for 1000 bytes below which nothing is mined by default: 0.01 FLOP."""
 HARD_DUST = 100_000
@@ -85,21 +87,27 @@ def nonstandard_inputs(tx: Tx, prevouts: Sequence[TxOut]) -> bool:
     return not are_inputs_standard(prevouts, tx)
 
 
-def uses_relative_lock(tx: Tx) -> bool:
-    """Whether some redeem script holds CHECKSEQUENCEVERIFY, which Flopcoin never enforces.
+def uses_relative_lock(tx: Tx, prevouts: Sequence[TxOut]) -> bool:
+    """Whether a script or redeem script that is spent holds CHECKSEQUENCEVERIFY, which Flopcoin never enforces.
 
     Taking it as a no-op would let a design pass here that anyone could rob on the real chain.
     """
-    for given in tx.vin:
-        pushes = [(start, stop) for _, start, stop in op_code_spans(given.script_sig)]
-        if not pushes:
-            continue
-        start, stop = pushes[-1]
-        push = given.script_sig[start:stop]
-        redeem = push[1:] if push[0] <= 75 else push[2:] if push[0] == 76 else push[3:]
-        if any(op == _CSV for op, _, _ in op_code_spans(redeem)):
+    for given, prevout in zip(tx.vin, prevouts, strict=True):
+        script = prevout.script_pub_key.script
+        if is_p2sh(script):
+            script = _last_push(given.script_sig)
+        if any(op == _CSV for op, _, _ in op_code_spans(script)):
             return True
     return False
+
+
+def _last_push(script_sig: bytes) -> bytes:
+    """The redeem script of an input that is known to hold pushes only."""
+    push = b""
+    for _, start, stop in op_code_spans(script_sig):
+        push = script_sig[start:stop]
+    length_bytes = {76: 1, 77: 2, 78: 4}.get(push[0], 0) if push else 0
+    return push[1 + length_bytes :]
 
 
 def min_fee(tx: Tx, size: int) -> int:

@@ -15,7 +15,7 @@ Dialect = Literal["flopcoin", "modern"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
 _KINDS: dict[Any, tuple[type, ...]] = {int: (int,), bool: (bool,), str: (str,), list: (list,), dict: (dict,)}
-_CORE_NAMES = {int: "number", bool: "boolean", str: "string", list: "array", dict: "object"}
+_CORE_NAMES = {int: "number", bool: "bool", str: "string", list: "array", dict: "object"}
 _MISC_NAMES = {int: "an integer", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 
 
@@ -168,6 +168,8 @@ def bind(called: Command, given: Any) -> list[Any]:
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, bool):
         return bool in kinds
+    if isinstance(value, int) and int in kinds and not -(2**63) <= value < 2**63:
+        raise RpcError(errors.MISC, "JSON integer out of range")
     return isinstance(value, kinds)
 
 
@@ -176,7 +178,7 @@ def kind_name(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "boolean"
+        return "bool"
     if isinstance(value, int | Decimal):
         return "number"
     return _CORE_NAMES.get(type(value), "null")

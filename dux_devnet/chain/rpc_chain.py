@@ -8,7 +8,7 @@ from typing import Any
 from duxcommon.coin import script as coin_script
 from duxcommon.errors import DuxError
 
-from . import errors, policy, rules
+from . import errors, jsonio, policy, rules
 from .errors import RpcError
 from .jsonio import Amount
 from .registry import COMMANDS, Call, command, lookup
@@ -17,20 +17,19 @@ from .store import Block
 
 VERSION = 2_000_000
 SUBVERSION = "/DuxDevchain:2.0.0/"
-_DIFFICULTY = Decimal("0.00000000046565423739069247")
+_DIFFICULTY = Decimal("4.656542373906925e-10")
 _BATCH = 100
 """Blocks made in one durable commit; between two batches other calls are served."""
 
 
 def block_hash(text: str, name: str = "blockhash") -> bytes:
     """32 bytes of a hash in hex; raises RpcError (-8) as Core's ParseHashV."""
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        value = b""
-    if len(value) != 32 or len(text) != 64:
+    if len(text) != 64:
         raise RpcError(errors.INVALID_PARAMETER, f"{name} must be of length 64 (not {len(text)}, for '{text[:80]}')")
-    return value
+    try:
+        return jsonio.unhex(text)
+    except ValueError:
+        raise RpcError(errors.INVALID_PARAMETER, f"{name} must be hexadecimal string (not '{text}')") from None
 
 
 def find_block(call: Call, text: str) -> Block:
@@ -169,23 +168,9 @@ def gettxout(call: Call, txid: str, n: int, include_mempool: bool = True) -> Any
 
 
 @command("getrawmempool", "Blockchain")
-def getrawmempool(call: Call, verbose: bool = False) -> Any:
-    """Ids of the waiting transactions; verbose: size, fee and relatives of each."""
-    pool = call.node.mempool
-    if not verbose:
-        return [entry.txid.hex() for entry in pool]
-    return {
-        entry.txid.hex(): {
-            "vsize" if call.modern else "size": len(entry.raw),
-            "fee": Amount(entry.fee),
-            "time": entry.time,
-            "height": call.node.tip.height,
-            "ancestorcount": len(pool.relatives({entry.txid}, down=False)),
-            "descendantcount": len(pool.relatives({entry.txid}, down=True)),
-            "depends": [parent.hex() for parent in sorted(entry.parents)],
-        }
-        for entry in pool
-    }
+def getrawmempool(call: Call) -> list[str]:
+    """Ids of the waiting transactions."""
+    return [entry.txid.hex() for entry in call.node.mempool]
 
 
 @command("invalidateblock", "Hidden")
@@ -207,7 +192,7 @@ def reconsiderblock(call: Call, blockhash: str) -> None:
 async def generatetoaddress(call: Call, nblocks: int, address: str, maxtries: int = 1_000_000) -> list[str]:
     """Make blocks at once, their coins to an address."""
     del maxtries  # Core bounds its search for nonces with it; here every second one will do
-    return await make_blocks(call, nblocks, output_script(address))
+    return await make_blocks(call, nblocks, output_script(address, "Error: Invalid address"))
 
 
 @command("generate", "Generating", dialects=("flopcoin",))
@@ -230,12 +215,12 @@ async def make_blocks(call: Call, count: int, script: bytes) -> list[str]:
     return hashes
 
 
-def output_script(address: str) -> bytes:
-    """The script of an address of this chain; raises RpcError (-5)."""
+def output_script(address: str, refusal: str = "Invalid address") -> bytes:
+    """The script of an address of this chain; raises RpcError (-5) with the text `refusal`."""
     try:
         return coin_script.script_of(address, rules.PARAMS)
     except DuxError:
-        raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Invalid address") from None
+        raise RpcError(errors.INVALID_ADDRESS_OR_KEY, refusal) from None
 
 
 @command("getnetworkinfo", "Network")
@@ -268,6 +253,8 @@ def estimatesmartfee(call: Call, nblocks: int) -> dict[str, Any]:
 def estimatesmartfee_modern(call: Call, conf_target: int, estimate_mode: str = "conservative") -> dict[str, Any]:
     """No estimate: blocks here are never full, so there is nothing to learn from."""
     del estimate_mode
+    if not 1 <= conf_target <= 1008:
+        raise RpcError(errors.INVALID_PARAMETER, "Invalid conf_target, must be between 1 and 1008")
     return {"errors": ["Insufficient data or no feerate found"], "blocks": conf_target}
 
 

@@ -21,20 +21,22 @@ def gettransaction(call: Call, txid: str, include_watchonly: bool | None = None)
     known = call.node.wallets.tx(wallet, block_hash(txid, "txid"))
     if known is None:
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Invalid or non-wallet transaction id")
-    # Modern Cores count watched coins in a wallet without keys only; here as there, false is the default.
     mine = WATCHED if include_watchonly else SPENDABLE
     tx = validate.parse_tx(known.raw)
-    credit, debit = spending.net_of(call.node, wallet, known, tx, mine)
-    paid = sum(output.value for output in tx.vout)
-    from_me = debit > 0
-    fee = paid - debit if from_me else 0  # negative, as Core shows it
+    debit = _debit(spending.debits_of(call.node, wallet, tx), mine)
+    fee = sum(output.value for output in tx.vout) - debit if debit else 0  # negative, as Core shows it
+    credit = spending.credit_of(call.node, wallet, known.txid, mine)
     shown: dict[str, Any] = {"amount": Amount(credit - debit - fee)}
-    if from_me:
+    if debit:
         shown["fee"] = Amount(fee)
     shown |= _common(call, wallet, known, tx)
-    shown["details"] = _entries(call, wallet, known, tx, mine, details=True)
+    shown["details"] = _entries(call, wallet, known, mine, details=True)
     shown["hex"] = known.raw.hex()
     return shown
+
+
+def _debit(debits: dict[int, int], mine: int) -> int:
+    return sum(value for kind, value in debits.items() if kind >= mine)
 
 
 def _common(call: Call, wallet: int, known: WalletTx, tx: Tx) -> dict[str, Any]:
@@ -58,30 +60,30 @@ def _common(call: Call, wallet: int, known: WalletTx, tx: Tx) -> dict[str, Any]:
     return shown
 
 
-def _entries(
-    call: Call, wallet: int, known: WalletTx, tx: Tx, mine: int, *, details: bool = False
-) -> list[dict[str, Any]]:
+def _entries(call: Call, wallet: int, known: WalletTx, mine: int, *, details: bool = False) -> list[dict[str, Any]]:
     """One entry for each output sent, then for each received, as Core's ListTransactions."""
-    _, debit = spending.net_of(call.node, wallet, known, tx, mine)
-    # Core asks for any debit, watched coins too, before it lists what was sent.
-    _, any_debit = spending.net_of(call.node, wallet, known, tx, WATCHED)
-    paid = sum(output.value for output in tx.vout)
+    tx = validate.parse_tx(known.raw)
+    debits = spending.debits_of(call.node, wallet, tx)
+    debit = _debit(debits, mine)
+    fee = Amount(sum(output.value for output in tx.vout) - debit)
     common = {} if details else _common(call, wallet, known, tx)
     sent: list[dict[str, Any]] = []
     received: list[dict[str, Any]] = []
     for vout, output in enumerate(tx.vout):
         script = output.script_pub_key.script
         owned = call.node.wallets.owned(wallet, script)
-        is_change = owned is not None and owned.secret is not None and owned.label is None
-        place = _place(call, script, owned.label if owned is not None else None)
-        watched = {"involvesWatchonly": True} if owned is not None and owned.secret is None else {}
-        if debit > 0 and not is_change:
-            entry = {**watched, **place, "category": "send", "amount": Amount(-output.value), "vout": vout}
-            sent.append({**entry, "fee": Amount(paid - debit), **common, "abandoned": False})
-        if owned is None or owned.mine < mine or (any_debit > 0 and is_change):
-            continue
-        entry = {**watched, **place, "category": _category(call, known), "amount": Amount(output.value)}
-        received.append({**entry, "vout": vout, **common})
+        if debit and owned is not None and owned.label is None:
+            continue  # change
+        place = _place(call, script, None if owned is None else owned.label)
+        watched = owned is not None and owned.secret is None
+        if debit:
+            head = {"involvesWatchonly": True} if watched or debits[WATCHED] else {}
+            entry = {**head, **place, "category": "send", "amount": Amount(-output.value), "vout": vout, "fee": fee}
+            sent.append({**entry, **common, "abandoned": False})
+        if owned is not None and owned.mine >= mine:
+            head = {"involvesWatchonly": True} if watched else {}
+            entry = {**head, **place, "category": _category(call, known), "amount": Amount(output.value)}
+            received.append({**entry, "vout": vout, **common})
     return sent + received
 
 
@@ -104,26 +106,22 @@ def _category(call: Call, known: WalletTx) -> str:
     return "generate" if depth > rules.maturity(known.height or 0) else "immature"
 
 
-def _all_entries(call: Call, mine: int, above: int | None = None) -> list[dict[str, Any]]:
-    wallet = call.wallet
-    entries = []
-    for known in list(call.node.wallets.txs(wallet, above)):
-        entries += _entries(call, wallet, known, validate.parse_tx(known.raw), mine)
-    return entries
-
-
 @command("listtransactions", "Wallet")
 def listtransactions(
     call: Call, account: str = "*", count: int = 10, skip: int = 0, include_watchonly: bool = False
 ) -> list[dict[str, Any]]:
-    """The newest entries of the wallet, oldest of them first."""
+    """The newest entries of the wallet (with a name: those that pay addresses of that label), oldest of them first."""
     if count < 0 or skip < 0:
         raise RpcError(errors.INVALID_PARAMETER, f"Negative {'count' if count < 0 else 'from'}")
-    entries = _all_entries(call, WATCHED if include_watchonly else SPENDABLE)
-    if account != "*":
-        entries = [entry for entry in entries if entry.get("label") == account]
-    end = max(len(entries) - skip, 0)
-    return entries[max(end - count, 0) : end]
+    wallet = call.wallet
+    entries: list[dict[str, Any]] = []
+    for known in call.node.wallets.newest_txs(wallet):
+        if len(entries) >= count + skip:
+            break
+        for entry in _entries(call, wallet, known, WATCHED if include_watchonly else SPENDABLE):
+            if account in ("*", entry.get("label")):
+                entries.append(entry)
+    return entries[skip : skip + count][::-1]
 
 
 @command("listsinceblock", "Wallet", dialects=("flopcoin",))
@@ -143,9 +141,9 @@ def listsinceblock_modern(
     include_removed: bool = True,
 ) -> dict[str, Any]:
     """As in Flopcoin Core, and `removed`: the wallet's transactions in blocks that fell out since."""
-    reply, lost = _since(call, blockhash, target_confirmations, include_watchonly)
+    reply, removed = _since(call, blockhash, target_confirmations, include_watchonly)
     if include_removed:
-        reply = {"transactions": reply["transactions"], "removed": lost, "lastblock": reply["lastblock"]}
+        reply = {"transactions": reply["transactions"], "removed": removed, "lastblock": reply["lastblock"]}
     return reply
 
 
@@ -161,12 +159,14 @@ def _since(
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Block not found")
     removed: list[dict[str, Any]] = []
     while since is not None and not since.active:
-        for tx, txid, _ in node.transactions(since.hash):
-            known = node.wallets.tx(wallet, txid)
-            if known is not None:
-                removed += _entries(call, wallet, known, tx, mine)
+        for _, txid, _ in node.transactions(since.hash):
+            lost = node.wallets.tx(wallet, txid)
+            if lost is not None:
+                removed += _entries(call, wallet, lost, mine)
         since = node.store.block(since.prev)
-    entries = _all_entries(call, mine, None if since is None else since.height)
+    entries: list[dict[str, Any]] = []
+    for known in node.wallets.txs_since(wallet, -1 if since is None else since.height):
+        entries += _entries(call, wallet, known, mine)
     last = node.store.block_at(max(node.tip.height + 1 - target, 0))
     assert last is not None
     return {"transactions": entries, "lastblock": last.hash.hex()}, removed

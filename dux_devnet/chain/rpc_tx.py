@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from btclib.exceptions import BTClibException, ScriptErrorCode
 from btclib.tx import OutPoint, Tx, TxIn, TxOut
 
 from duxcommon.coin import script as coin_script
@@ -9,14 +10,16 @@ from duxcommon.errors import DuxError
 
 from . import errors, jsonio, rules, spending, validate
 from .errors import RpcError
-from .node import decode
 from .registry import Call, command, kind_name
 from .render import tx_json
 from .rpc_chain import block_hash, find_block, output_script
 from .store import Coin
 from .validate import MissingInputs, Reject, outpoint
 
-_NOT_FOUND_FLOPCOIN = "No such mempool or blockchain transaction. Use gettransaction for wallet transactions."
+_NOT_FOUND_FLOPCOIN = (
+    "No such mempool transaction. Use -txindex to enable blockchain transaction queries. "
+    "Use gettransaction for wallet transactions."
+)
 _NOT_FOUND_MODERN = (
     "No such mempool transaction. Use -txindex or provide a block hash to enable blockchain transaction queries. "
     "Use gettransaction for wallet transactions."
@@ -36,7 +39,7 @@ def sendrawtransaction_modern(call: Call, hexstring: str, maxfeerate: Any = None
 
 
 def _send(call: Call, text: str, allow_high_fees: bool) -> str:
-    tx = decode(text)
+    tx = _decode(call, text)
     txid = tx.id
     node = call.node
     # Core looks the outputs up, not the transaction: one that is wholly spent is unknown to it.
@@ -52,6 +55,14 @@ def _send(call: Call, text: str, allow_high_fees: bool) -> str:
         except Reject as reject:
             raise _rejection(call, reject) from None
     return txid.hex()
+
+
+def _decode(call: Call, text: str, *, unfunded: bool = False) -> Tx:
+    try:
+        return validate.parse_tx(jsonio.unhex(text), unfunded=unfunded)
+    except (ValueError, BTClibException):
+        hint = ". Make sure the tx has at least one input." if call.modern and not unfunded else ""
+        raise RpcError(errors.DESERIALIZATION, f"TX decode failed{hint}") from None
 
 
 def _rejection(call: Call, reject: Reject) -> RpcError:
@@ -118,19 +129,14 @@ def createrawtransaction(call: Call, inputs: list[Any], outputs: dict[str, Any] 
     """An unsigned transaction from outpoints and {address: amount} or {"data": hex}."""
     if not 0 <= locktime <= 0xFFFFFFFF:
         raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, locktime out of range")
-    sequence = 0xFFFFFFFE if locktime else 0xFFFFFFFF
-    vin = [
-        TxIn(OutPoint(txid, vout, check_validity=False), b"", given.get("sequence", sequence), check_validity=False)
-        for given in inputs
-        for txid, vout in (outpoint_of(given),)
-    ]
+    vin = [_unsigned_input(given, _LOCKABLE if locktime else _FINAL) for given in inputs]
     pairs = list(outputs.items()) if isinstance(outputs, dict) else [_pair(item) for item in outputs]
     vout: list[TxOut] = []
     seen: set[str] = set()
     for key, value in pairs:
         if key == "data":
             try:
-                data = bytes.fromhex(value)
+                data = jsonio.unhex(value)
             except (TypeError, ValueError):
                 raise RpcError(errors.INVALID_PARAMETER, "Data must be hexadecimal string") from None
             vout.append(TxOut(0, coin_script.op_return_script(data), check_validity=False))
@@ -138,8 +144,20 @@ def createrawtransaction(call: Call, inputs: list[Any], outputs: dict[str, Any] 
         if key in seen:
             raise RpcError(errors.INVALID_PARAMETER, f"Invalid parameter, duplicated address: {key}")
         seen.add(key)
-        vout.append(TxOut(jsonio.amount(value), output_script(key), check_validity=False))
+        vout.append(
+            TxOut(
+                jsonio.amount(value), output_script(key, f"Invalid Flopcoin address: {key[:80]}"), check_validity=False
+            )
+        )
     return validate.serialize(Tx(2 if call.modern else 1, locktime, vin, vout, check_validity=False)).hex()
+
+
+def _unsigned_input(given: Any, default: int) -> TxIn:
+    txid, vout = outpoint_of(given)
+    sequence = given.get("sequence", default)
+    if isinstance(sequence, bool) or not isinstance(sequence, int) or not 0 <= sequence <= _FINAL:
+        raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, sequence number is out of range")
+    return TxIn(OutPoint(txid, vout, check_validity=False), b"", sequence, check_validity=False)
 
 
 def _pair(item: Any) -> tuple[str, Any]:
@@ -162,6 +180,8 @@ def outpoint_of(given: Any) -> tuple[bytes, int]:
     return block_hash(txid, "txid"), vout
 
 
+_FINAL = 0xFFFFFFFF
+_LOCKABLE = 0xFFFFFFFE
 _FUND_KEYS = {
     "changeAddress": str,
     "changePosition": int,
@@ -180,7 +200,7 @@ def fundrawtransaction(call: Call, hexstring: str, options: dict[str, Any] | boo
     options: changeAddress, changePosition, includeWatching, lockUnspents, feeRate (coins for 1000 bytes),
     subtractFeeFromOutputs (positions).
     """
-    tx = decode(hexstring, unfunded=True)
+    tx = _decode(call, hexstring, unfunded=True)
     if not tx.vout:
         raise RpcError(errors.INVALID_PARAMETER, "TX must have at least one output")
     given: dict[str, Any] = {"includeWatching": options} if isinstance(options, bool) else options or {}
@@ -268,10 +288,10 @@ def _given_secrets(texts: list[Any]) -> Any:
 
 
 def _signed(call: Call, text: str, prevtxs: list[Any] | None, secret_of: Any) -> dict[str, Any]:
-    tx = decode(text)
+    tx = _decode(call, text)
     told = {outpoint_of(item): _told_coin(item) for item in prevtxs or []}
     coins = [told.get(outpoint(given)) or call.node.coin(*outpoint(given)) for given in tx.vin]
-    problems = spending.sign(tx, coins, secret_of)
+    problems = [_worded(call, problem) for problem in spending.sign(tx, coins, secret_of)]
     shown: dict[str, Any] = {"hex": validate.serialize(tx).hex(), "complete": not any(problems)}
     wrong = [
         {
@@ -290,11 +310,17 @@ def _signed(call: Call, text: str, prevtxs: list[Any] | None, secret_of: Any) ->
     return shown
 
 
+def _worded(call: Call, problem: str | None) -> str | None:
+    if call.modern and problem == ScriptErrorCode.INVALID_STACK_OPERATION.description:
+        return "Unable to sign input, invalid stack size (possibly missing key)"
+    return problem
+
+
 def _told_coin(item: Any) -> Coin:
     script = item.get("scriptPubKey")
     if not isinstance(script, str):
         raise RpcError(errors.TYPE, "Missing scriptPubKey")
     try:
-        return Coin(jsonio.amount(item.get("amount", 0)), bytes.fromhex(script), None, False)
+        return Coin(jsonio.amount(item.get("amount", 0)), jsonio.unhex(script), None, False)
     except ValueError:
         raise RpcError(errors.DESERIALIZATION, "scriptPubKey must be hexadecimal string") from None

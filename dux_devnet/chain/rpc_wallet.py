@@ -6,7 +6,7 @@ from typing import Any
 from duxcommon.coin import script as coin_script
 from duxcommon.errors import DuxError
 
-from . import errors, rules, spending
+from . import errors, jsonio, rules, spending
 from .errors import RpcError
 from .jsonio import Amount
 from .registry import Call, command
@@ -31,7 +31,8 @@ def createwallet(  # noqa: PLR0917 - Core's parameters, given by position
     if disable_private_keys or passphrase or avoid_reuse or descriptors:
         raise RpcError(errors.WALLET, "Only plain wallets with keys exist on this chain")
     if call.node.wallets.find(wallet_name) is not None:
-        raise RpcError(errors.WALLET, f"Wallet file verification failed. Database '{wallet_name}' already exists.")
+        text = f"Failed to create database path '{wallet_name}'. Database already exists."
+        raise RpcError(errors.WALLET, f"Wallet file verification failed. {text}")
     call.node.wallets.create(wallet_name)
     return {"name": wallet_name, "warning": ""}
 
@@ -41,17 +42,10 @@ def loadwallet(call: Call, filename: str, load_on_startup: bool | None = None) -
     """Wallets are always loaded here: answers as Core does for one that is loaded, or that does not exist."""
     del load_on_startup
     if call.node.wallets.find(filename) is None:
-        raise RpcError(errors.WALLET_NOT_FOUND, f"Wallet {filename} not found.")
-    raise RpcError(
-        errors.WALLET,
-        f"Wallet file verification failed. Error loading wallet {filename}. Duplicate -wallet filename specified.",
-    )
-
-
-@command("listwallets", "Wallet", dialects=("modern",))
-def listwallets(call: Call) -> list[str]:
-    """Names of the wallets."""
-    return call.node.wallets.names()
+        text = f"Failed to load database path '{filename}'. Path does not exist."
+        raise RpcError(errors.WALLET_NOT_FOUND, f"Wallet file verification failed. {text}")
+    text = f"Refusing to load database. Data file '{filename}' is already loaded."
+    raise RpcError(errors.WALLET, f"Wallet file verification failed. {text}")
 
 
 @command("getwalletinfo", "Wallet")
@@ -114,26 +108,19 @@ def _balance(call: Call, account: str, minconf: int, include_watchonly: bool) ->
     if account != "*":
         raise RpcError(errors.INVALID_PARAMETER, 'dummy first argument must be excluded or set to "*".')
     mine = WATCHED if include_watchonly else SPENDABLE
-    if minconf <= 1:
-        return Amount(spending.balances(call.node, call.wallet, mine).trusted)
-    tip = call.node.tip.height
-    coins = spending.unspent(call.node, call.wallet, mine=mine)
-    return Amount(sum(coin.value for coin in coins if coin.depth(tip) >= minconf))
+    return Amount(spending.balances(call.node, call.wallet, mine=mine, minconf=minconf).trusted)
 
 
 @command("listunspent", "Wallet", strict=True)
-def listunspent(  # noqa: PLR0917 - Core's parameters, given by position
+def listunspent(
     call: Call,
     minconf: int = 1,
     maxconf: int = 9_999_999,
     addresses: list[Any] | None = None,
     include_unsafe: bool = True,
-    query_options: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Coins of the wallet that are not locked, watched ones included."""
     wallets, wallet, tip = call.node.wallets, call.wallet, call.node.tip.height
-    if query_options:
-        raise RpcError(errors.INVALID_PARAMETER, "query_options are not offered on this chain")
     only = None if addresses is None else {output_script(str(address)) for address in addresses}
     listed = []
     for coin in spending.unspent(call.node, wallet):
@@ -210,9 +197,9 @@ def importaddress(call: Call, address: str, label: str = "", rescan: bool = True
         scripts.append(coin_script.script_of(address, rules.PARAMS))
     except DuxError:
         try:
-            raw = bytes.fromhex(address)
+            raw = jsonio.unhex(address)
         except ValueError:
-            raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Invalid address or script") from None
+            raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Invalid Flopcoin address or script") from None
         scripts.append(raw)
         if p2sh:
             scripts.append(coin_script.p2sh_script(raw))

@@ -16,7 +16,7 @@ from . import policy, rules, validate
 from .node import Node
 from .store import Coin
 from .validate import outpoint
-from .wallets import SPENDABLE, WalletTx
+from .wallets import SPENDABLE, WATCHED
 
 DEFAULT_RATE = policy.MIN_FEE_RATE
 INPUT_SIZE = 148
@@ -71,20 +71,23 @@ def _mature_height(node: Node) -> int:
     return node.tip.height - rules.maturity(node.tip.height)
 
 
-def balances(node: Node, wallet: int, mine: int = SPENDABLE) -> Balances:
-    """Sums over the wallet's unspent coins, from the index; `mine` is the least that counts (1: watched ones too)."""
+def balances(node: Node, wallet: int, *, mine: int = SPENDABLE, minconf: int = 0) -> Balances:
+    """Sums over the wallet's unspent coins, locked ones included, from the index.
+
+    `mine` is the least that counts (1: watched scripts too), `minconf` the least depth where that is above 1.
+    """
     result = Balances()
     rows = node.wallets.db.execute(
         "SELECT coinbase AND height > ?, sum(value) FROM wallet_coins "
-        "WHERE wallet = ? AND mine >= ? AND spent = 0 AND height IS NOT NULL GROUP BY 1",
-        (_mature_height(node), wallet, mine),
+        "WHERE wallet = ? AND mine >= ? AND spent = 0 AND height <= ? GROUP BY 1",
+        (_mature_height(node), wallet, mine, node.tip.height + 1 - max(minconf, 1)),
     )
     for young, total in rows:
         if young:
             result.immature += total
         else:
             result.trusted += total
-    for coin in _waiting(node, wallet, mine):
+    for coin in _waiting(node, wallet, mine) if minconf <= 1 else ():
         if coin.trusted:
             result.trusted += coin.value
         else:
@@ -293,17 +296,23 @@ def sign(tx: Tx, coins: Sequence[Coin | None], secret_of: Callable[[bytes], byte
     return problems
 
 
-def net_of(node: Node, wallet: int, known: WalletTx, tx: Tx, mine: int) -> tuple[int, int]:
-    """(credit, debit) of a transaction in koinu, counting coins that are at least `mine`."""
-    credit = node.wallets.db.execute(
+def credit_of(node: Node, wallet: int, txid: bytes, mine: int) -> int:
+    """Koinu that a transaction pays to the wallet's scripts that are at least `mine`."""
+    row = node.wallets.db.execute(
         "SELECT coalesce(sum(value), 0) FROM wallet_coins WHERE txid = ? AND wallet = ? AND mine >= ?",
-        (known.txid, wallet, mine),
-    ).fetchone()[0]
-    debit = 0
+        (txid, wallet, mine),
+    ).fetchone()
+    return int(row[0])
+
+
+def debits_of(node: Node, wallet: int, tx: Tx) -> dict[int, int]:
+    """Koinu of the wallet's coins that a transaction spends, by WATCHED and SPENDABLE."""
+    sums = {WATCHED: 0, SPENDABLE: 0}
     for given in tx.vin:
         row = node.wallets.db.execute(
-            "SELECT value FROM wallet_coins WHERE txid = ? AND vout = ? AND wallet = ? AND mine >= ?",
-            (*outpoint(given), wallet, mine),
+            "SELECT mine, value FROM wallet_coins WHERE txid = ? AND vout = ? AND wallet = ?",
+            (*outpoint(given), wallet),
         ).fetchone()
-        debit += row[0] if row else 0
-    return credit, debit
+        if row is not None:
+            sums[row[0]] += row[1]
+    return sums

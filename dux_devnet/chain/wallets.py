@@ -151,12 +151,14 @@ class Wallets:
         ).fetchone()
         return None if row is None else WalletTx(*row)
 
-    def txs(self, wallet: int, above: int | None = None) -> Iterator[WalletTx]:
-        """Transactions in the order of their arrival; with `above` only unconfirmed ones and blocks above that."""
-        where = "" if above is None else "AND (height IS NULL OR height > ?)"
-        values = (wallet,) if above is None else (wallet, above)
-        query = f"SELECT {_TX} FROM wallet_txs WHERE wallet = ? {where} ORDER BY n"  # noqa: S608
-        for row in self.db.execute(query, values):
+    def txs_since(self, wallet: int, height: int) -> list[WalletTx]:
+        """In the order of arrival: what is unconfirmed, conflicted, or in a block above `height`."""
+        query = f"SELECT {_TX} FROM wallet_txs WHERE wallet = ? AND (block IS NULL OR height > ?) ORDER BY n"  # noqa: S608
+        return [WalletTx(*row) for row in self.db.execute(query, (wallet, height))]
+
+    def newest_txs(self, wallet: int) -> Iterator[WalletTx]:
+        """All transactions, the last to arrive first."""
+        for row in self.db.execute(f"SELECT {_TX} FROM wallet_txs WHERE wallet = ? ORDER BY n DESC", (wallet,)):  # noqa: S608
             yield WalletTx(*row)
 
     def unconfirmed(self) -> list[WalletTx]:
