@@ -32,6 +32,8 @@ class NodeRecord(Model):
     """Tasks running as a percentage of what the owner lends."""
     accepting: bool = False
     version: str
+    heartbeat_s: Annotated[int, Field(ge=1, le=300)] = 60
+    """Seconds between two of these records; a node that missed three counts as gone."""
 
 
 class NodeInfo(Model):
@@ -113,6 +115,32 @@ class ListingBody(Model):
     bundle: Hash32
     bundle_size: int
     withdrawn: bool = False
+    arch: Annotated[str, Field(max_length=32)] = ""
+    """Machine architecture that the bundle's native code is for; empty where it has none."""
+    python: Annotated[str, Field(pattern=r"^([0-9]+\.[0-9]+)?$")] = ""
+    """Minor version of Python that the bundle's native modules are for; empty where any will do."""
+
+
+class Finding(Model):
+    """Something that the scan of a bundle noticed."""
+
+    severity: Literal["error", "warning"]
+    """An app with errors is not published."""
+    rule: str
+    path: str
+    """Inside the bundle; empty where it concerns the whole."""
+    message: str
+
+
+class ScanReport(Model):
+    bundle: Hash32
+    name: str
+    version: str
+    size: int
+    members: int
+    arch: str
+    python: str
+    findings: list[Finding]
 
 
 class Listing(Model):
