@@ -15,6 +15,8 @@ from pathlib import Path
 
 from duxcommon import sdnotify
 
+from duxcommon import sdnotify
+
 from . import faucet
 from .node import Node
 from .registry import DIALECTS, Dialect
@@ -84,7 +86,9 @@ async def serve(datadir: Path, host: str, port: int, dialect: Dialect, auto_mine
         write_private(address, json.dumps({"port": listening, "pid": os.getpid(), "dialect": dialect}))
         await asyncio.to_thread(sdnotify.notify, "READY=1")
         log.info("chain at height %d listens on %s:%d (%s)", node.tip.height, host, listening, dialect)
+        await asyncio.to_thread(sdnotify.notify, "READY=1")
         await stop.wait()
+        await asyncio.to_thread(sdnotify.notify, "STOPPING=1")
     finally:
         if miner is not None:
             miner.cancel()
