@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.logs import assert_clean_logs
+
 
 @pytest.fixture
 def short_tmp() -> Iterator[Path]:
@@ -14,3 +16,14 @@ def short_tmp() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="dux", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def daemon_logs(short_tmp: Path) -> Iterator[list[str]]:
+    """For tests that run daemons below `short_tmp`: at the end, no daemon may have logged a fault.
+
+    The value is a list; append the regular expression of a line that the test provokes on purpose.
+    """
+    allowed: list[str] = []
+    yield allowed
+    assert_clean_logs(short_tmp, allowed)
