@@ -18,7 +18,10 @@ class Directory(Protocol):
         """
 
     def on(self, kind: str, callback: Callable[[SignedRecord], Awaitable[bool]]) -> None:
-        """Call back for every record of a kind that arrives; True means: `keep` it."""
+        """Call back for every record of a kind that arrives; True means: `keep` it.
+
+        A DuxError that the callback raises is counted as the reason why a record was dropped.
+        """
 
     def keep(self, record: SignedRecord) -> None:
         """Re-put another node's record for it, so that it outlives that node's absence."""

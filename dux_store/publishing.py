@@ -7,7 +7,7 @@ from duxcommon import failpoint
 from duxcommon.api.common import SignedRecord
 from duxcommon.api.manifest import Manifest
 from duxcommon.api.registryd import ListingBody, PublishReply, ScanReport
-from duxcommon.errors import BundleMissing, DuxError, NotPublisher, ScanRefused
+from duxcommon.errors import BundleMissing, NotPublisher, ScanRefused, StaleRecord
 from duxcommon.machine import this_machine
 
 from .listings import KIND, Entry, Listings, app_id
@@ -25,8 +25,6 @@ class Publisher:
         self._directory = directory
         self._signer = signer
         self._blobs = blobs
-        self.dropped: dict[str, int] = {}
-        """Name of the error → how many listings that arrived were refused for it."""
 
     async def start(self) -> None:
         """Take listings that arrive, and put this node's own and the kept ones of others back into the directory."""
@@ -37,13 +35,10 @@ class Publisher:
             self._directory.keep(record)
 
     async def arrived(self, record: SignedRecord) -> bool:
-        """Keep a listing of another node; False where it is refused or older than the one that is known."""
-        try:
-            return await self._listings.accept(record) != "stale"
-        except DuxError as error:
-            self.dropped[error.name] = self.dropped.get(error.name, 0) + 1
-            log.info("listing refused", extra={"node": record.node, "error": error.name, "why": error.message})
-            return False
+        """Keep a listing of another node. Raises BadRecord, BadSignature, WrongNetwork, StaleRecord, StoreFull."""
+        if await self._listings.accept(record) == "stale":
+            raise StaleRecord(f"a newer listing than number {record.seq} is known")
+        return True
 
     async def scan(self, bundle: str) -> tuple[ScanReport, Manifest]:
         """Check a bundle that is in the blob store. Raises BundleMissing, BadBundle, BundleTooLarge, BadManifest."""

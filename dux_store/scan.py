@@ -7,23 +7,23 @@ never meant to leave the machine.
 import re
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from duxcommon import bundle as bundles
 from duxcommon.api.manifest import Manifest
 from duxcommon.api.registryd import Finding, ScanReport
 from duxcommon.bundle import MANIFEST, Member
-from duxcommon.errors import BadManifest
+from duxcommon.errors import BadManifest, WrongParams
 from duxcommon.machine import Machine
+from duxcommon.params import check_params, check_schema
 
 HEAD_BYTES = 4096
 """Of each file; enough for every mark that the rules look for."""
 LARGE_BUNDLE = 32 * 1024 * 1024
 LARGE_SAMPLE = 1024 * 1024
-SCHEMA_DEPTH = 16
 ELF_MACHINES = {3: "i686", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64le", 22: "s390x"}
 ELF_HEADER = 20
 _PYTHON_MODULE = re.compile(r"\.cpython-3(\d+)[a-z]*-[^/]*\.so$")
@@ -134,8 +134,12 @@ def _check_native(look: _Scan) -> None:
 def _check_manifest(look: _Scan, manifest: Manifest) -> None:
     if _LOOKS_LIKE_ID.match(manifest.name):
         look.error("name", "a name of 64 hex digits can't be told from an app's id", MANIFEST)
-    for message in schema_faults(manifest.params):
-        look.error("params", message, MANIFEST)
+    try:
+        check_schema(manifest.params)
+    except WrongParams as error:
+        look.error("params", error.message, MANIFEST)
+    if manifest.params.get("type") != "object":
+        look.error("params", "params must be a schema of type object", MANIFEST)
     if manifest.price == 0:
         look.warn("price", "the price is 0: every call is free", MANIFEST)
     if manifest.runtime == "http":
@@ -172,42 +176,7 @@ def _check_sample(look: _Scan, manifest: Manifest) -> None:
         look.error("sample", "the app needs an input, but its sample has none", MANIFEST)
     if sample.output is None and manifest.deterministic:
         look.warn("sample", "a deterministic app's sample should say which output is right", MANIFEST)
-    for message in value_faults(manifest.params, sample.params):
-        look.error("sample", f"the sample's parameters: {message}", MANIFEST)
-
-
-def schema_faults(schema: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with an app's parameter schema; buyers evaluate it, so it must be small and self-contained."""
-    from jsonschema import Draft202012Validator, SchemaError
-
-    if any(True for _ in _remote_references(schema, 0)):
-        yield "params may refer to nothing ($ref, $dynamicRef) and nest at most 16 levels"
-        return
     try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as error:
-        place = ".".join(str(part) for part in error.absolute_path)
-        yield f"params{'.' + place if place else ''} is not JSON Schema: {error.message[:200]}"
-        return
-    if schema.get("type") != "object":
-        yield "params must be a schema of type object"
-
-
-def value_faults(schema: dict[str, Any], value: dict[str, Any]) -> Iterator[str]:
-    """Why `value` does not follow `schema`; nothing where the schema itself is faulty."""
-    from jsonschema import Draft202012Validator
-
-    if not any(schema_faults(schema)):
-        for error in Draft202012Validator(schema).iter_errors(value):
-            place = ".".join(str(part) for part in error.absolute_path)
-            yield f"{place + ': ' if place else ''}{error.message[:200]}"
-
-
-def _remote_references(value: Any, depth: int) -> Iterator[str]:
-    if depth > SCHEMA_DEPTH:
-        yield "depth"
-        return
-    if isinstance(value, dict):
-        yield from (key for key in value if key in ("$ref", "$dynamicRef", "$recursiveRef"))
-    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
-        yield from _remote_references(item, depth + 1)
+        check_params(manifest.params, sample.params)
+    except WrongParams as error:
+        look.error("sample", f"the sample's parameters: {error.message}", MANIFEST)

@@ -54,7 +54,7 @@ class Directory:
         self._callbacks[kind] = callback
 
     async def deliver(self, record: SignedRecord) -> bool:
-        return await self._callbacks[record.kind](record)
+        return await self._callbacks[KIND](record)
 
 
 class Nodes:

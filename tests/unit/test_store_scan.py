@@ -153,7 +153,7 @@ def test_a_command_that_is_not_executable_stops_the_app(tmp_path: Path) -> None:
         ("runtime", "params: {type: nonsense}\nruntime", "error", "params"),
         ("runtime", "params: {type: array}\nruntime", "error", "params"),
         ("runtime", "params: {type: object, $ref: 'https://example.org/x'}\nruntime", "error", "params"),
-        ("runtime", "params: " + "{properties: {a: " * 12 + "{}" + "}}" * 12 + "\nruntime", "error", "params"),
+        ("runtime", "params: " + "{properties: {a: " * 20 + "{}" + "}}" * 20 + "\nruntime", "error", "params"),
     ],
 )
 def test_a_doubtful_manifest_is_found(tmp_path: Path, old: str, new: str, severity: str, rule: str) -> None:
