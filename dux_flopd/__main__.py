@@ -1,8 +1,21 @@
-"""`python3 -m dux_flopd`: the daemon, or `keystore …` at a terminal."""
+"""Starts dux-flopd, or `keystore …` at a terminal."""
 
 import sys
+from collections.abc import Sequence
 
-from .terminal import main as keystore_main
+from duxcommon.daemon import run
+
+from . import terminal
+from .daemon import FlopDaemon
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is stopped."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["keystore"]:
+        return terminal.main(given[1:])
+    return run(FlopDaemon, given)
+
 
 if __name__ == "__main__":
-    sys.exit(keystore_main(sys.argv[2:]))
+    sys.exit(main())

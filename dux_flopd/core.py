@@ -159,6 +159,8 @@ class Core:
         self._local = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
         self._closed = False
+        self._path = urlsplit(settings.url).path or "/"
+        self._wallet = self._path.removeprefix("/wallet/") if self._path.startswith("/wallet/") else ""
 
     # --- transport -------------------------------------------------------------------------------------------
 
@@ -181,7 +183,7 @@ class Core:
         try:
             return await loop.run_in_executor(self._pool, self._blocking, method, params, timeout_s)
         except ChainFault as error:
-            if error.details.get("code") != WALLET_MISSING or not self.settings.wallet:
+            if error.details.get("code") != WALLET_MISSING or not self._wallet:
                 raise
         await self._ensure_wallet()
         return await loop.run_in_executor(self._pool, self._blocking, method, params, timeout_s)
@@ -247,9 +249,8 @@ class Core:
         else:
             connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
         user, password = self._login()
-        path = f"/wallet/{self.settings.wallet}" if self.settings.wallet else parts.path or "/"
         netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        url = f"{parts.scheme}://{user}:{password}@{netloc}{path}"
+        url = f"{parts.scheme}://{user}:{password}@{netloc}{self._path}"
         self._open.add(connection)
         return _Link(AuthServiceProxy(url, timeout=timeout_s, connection=connection), connection)
 
@@ -300,7 +301,7 @@ class Core:
         ) from error
 
     async def _ensure_wallet(self) -> None:
-        name = self.settings.wallet
+        name = self._wallet
         loop = asyncio.get_running_loop()
         try:
             await loop.run_in_executor(self._pool, self._blocking, "loadwallet", (name,), None)

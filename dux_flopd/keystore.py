@@ -6,6 +6,8 @@ passphrase. All keys are hardened children, so that no public key and no leaked 
 
     m/3255'/0'/0'   the payout key: the provider's key in all channels, stable for the life of the node
     m/3255'/1'/n'   the n-th key that a daemon of this node asked for
+    m/3255'/2'/0'   the node's key as a guardian of the community fund
+    m/3255'/3'/0'   the node's key as an arbiter
 """
 
 import json
@@ -39,6 +41,8 @@ from duxcommon.errors import (
 from duxcommon.files import sync_directory, write_atomic
 
 PAYOUT_PATH = "m/3255h/0h/0h"
+GUARDIAN_PATH = "m/3255h/2h/0h"
+ARBITER_PATH = "m/3255h/3h/0h"
 GUARDIAN_PATH = "m/3255h/2h/0h"
 ARBITER_PATH = "m/3255h/3h/0h"
 """Keys of a node that guards a network's fund or arbitrates; they stand in the network definition."""

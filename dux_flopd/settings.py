@@ -27,7 +27,8 @@ class CoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     url: str = "http://127.0.0.1:32551/"
-    """With the port. `http` on this machine only; a path such as /wallet/NAME picks a wallet."""
+    """With the port. `http` on this machine only. On a Core with several wallets, the path /wallet/NAME picks one,
+    which is loaded or made when it is missing."""
     cookie: AbsolutePath | None = None
     """Core's cookie file; it is read again at each connection because Core makes a new one at each start."""
     user: str = ""
@@ -35,8 +36,6 @@ class CoreSettings(BaseModel):
     """Holds the password of `user` in its first line, where there is no cookie (a Core behind TLS)."""
     ca_file: AbsolutePath | None = None
     """Certificates to trust for `https` instead of the system's."""
-    wallet: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
-    """Name of the wallet on Cores that have several; it is loaded or made when missing."""
     timeout_s: Annotated[int, Field(ge=1, le=600)] = 30
 
     @field_validator("url")
@@ -63,8 +62,6 @@ class CoreSettings(BaseModel):
             raise ValueError("give either `cookie`, or `user` and `password_file`")
         if ":" in self.user:
             raise ValueError("`user` may not contain a colon")
-        if self.wallet and urlsplit(self.url).path not in {"", "/"}:
-            raise ValueError("name the wallet either in `url` or in `wallet`")
         return self
 
 

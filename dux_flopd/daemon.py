@@ -1,0 +1,170 @@
+"""dux-flopd put together."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from duxcommon.api.flopd import ChainStatus, NetworkLabel, TxIntent
+from duxcommon.coin.params import CHAINS, ChainParams
+from duxcommon.config import AbsolutePath
+from duxcommon.daemon import Daemon
+from duxcommon.db import Store
+from duxcommon.errors import ConfigError, MainChainRefused, WrongPassphrase
+from duxcommon.network import NetworkDefinition
+
+from .core import Core
+from .intents import Intent
+from .keyring import Keyring
+from .keystore import read_passphrase
+from .methods import ChainMethods, KeyMethods, TxMethods, WalletMethods
+from .schema import MIGRATIONS
+from .sending import Transactions
+from .settings import FlopdSettings
+from .terminal import keystore_path
+from .wallet import Wallet
+from .watch import Seen, Watcher
+
+CREDENTIAL = "wallet"
+"""Name of systemd's credential that holds the passphrase."""
+
+
+def chain_of(network: NetworkDefinition, settings: FlopdSettings) -> ChainParams:
+    """The network's chain. Raises ConfigError when its name and genesis disagree, and MainChainRefused."""
+    params = CHAINS[network.chain]
+    if network.genesis != params.genesis:
+        raise ConfigError(
+            f"{settings.network}: genesis {network.genesis} is not that of chain {network.chain!r} ({params.genesis})"
+        )
+    if not params.worthless and not settings.accept_main_chain_risk:
+        raise MainChainRefused(
+            "this network uses Flopcoin's main chain, where coins have value. Dux OS does not yet have its backup of "
+            "keys and channels nor its full hardening against crashes, so that coins could be lost for good"
+        )
+    return params
+
+
+class FlopDaemon(Daemon):
+    """Keep the node's coins, follow the chain, and build, sign and send transactions."""
+
+    name = "flopd"
+    settings_model = FlopdSettings
+    settings: FlopdSettings
+
+    async def start(self) -> None:
+        self.params = chain_of(self.network, self.settings)
+        self.label = NetworkLabel(name=self.network.name, chain=self.network.chain, worthless=self.network.worthless)
+        self.store = Store(self.settings.state_dir / "flopd.sqlite", MIGRATIONS)
+        self.core = Core(self.settings.core, self.network.genesis)
+        self.keyring = Keyring(keystore_path(self.settings), self.store, self.core, self.params)
+        self.watcher = Watcher(self.core, self.store, self.params, self.settings.poll_s)
+        self.transactions = Transactions(self.core, self.store, self.watcher, self._ready)
+        self.wallet = Wallet(self.core, self.store, self.params, self.label, self.transactions)
+        self.watcher.on_connect = [
+            self.keyring.import_missing,
+            self.watcher.import_scripts,
+            self.transactions.relock,
+        ]
+        self.watcher.on_block = [self.transactions.resend]
+        self.watcher.on_freed = self.transactions.unlock
+        await self._unlock_at_start()
+        # A Core that is away is no reason not to start: every call says so until it is back.
+        await self.watcher.round()
+        self.spawn(self.watcher.run(), "follow the chain")
+
+    async def stop(self) -> None:
+        if hasattr(self, "core"):
+            await self.core.close()
+        if hasattr(self, "store"):
+            await self.store.close()
+
+    async def reload(self, settings: Any) -> None:
+        if settings.core != self.settings.core or keystore_path(settings) != keystore_path(self.settings):
+            raise ConfigError("`core` and `keystore` can't change while the daemon runs", hint="Restart it instead.")
+        chain_of(self.network, settings)
+        self.watcher.poll_s = settings.poll_s
+
+    def methods(self) -> Iterable[object]:
+        return [WalletMethods(self), ChainMethods(self), KeyMethods(self), TxMethods(self)]
+
+    def notes(self) -> list[str]:
+        found = []
+        if self.watcher.problem is not None:
+            found.append(self.watcher.problem.message)
+        elif self.watcher.seen is not None and self.watcher.seen.syncing:
+            found.append(f"Core is still catching up (block {self.watcher.seen.tip.height})")
+        status = self.keyring.status()
+        if not status.exists:
+            found.append("there is no keystore yet")
+        elif status.locked:
+            found.append("the wallet is locked")
+        return found
+
+    def _ready(self) -> None:
+        self.keyring.check_unlocked()
+        self.watcher.ready()
+
+    # --- the passphrase ---------------------------------------------------------------------------------------
+
+    async def _unlock_at_start(self) -> None:
+        """With the configured file, else with systemd's credential; without either it stays locked."""
+        if not self.keyring.status().exists:
+            self.log.warning("there is no keystore", extra={"path": str(keystore_path(self.settings))})
+            return
+        passphrase = self._passphrase()
+        if passphrase is None:
+            self.log.info("the wallet is locked until `wallet.unlock`")
+            return
+        try:
+            await self.keyring.unlock(passphrase)
+        except WrongPassphrase as error:
+            self.log.warning("the wallet stays locked", extra={"why": error.message})
+
+    def _passphrase(self) -> str | None:
+        path: AbsolutePath | None = self.settings.passphrase_file
+        if path is not None:
+            return read_passphrase(path)
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if folder and (credential := Path(folder) / CREDENTIAL).exists():
+            # systemd guards the folder; the file's own mode may show an access list as group rights.
+            return read_passphrase(credential, private=False)
+        return None
+
+    async def unlock(self, passphrase: str) -> None:
+        """Open the keystore and give Core the keys that it lacks."""
+        await self.keyring.unlock(passphrase)
+        if self.watcher.problem is None:
+            await self.keyring.import_missing()
+
+    # --- replies ----------------------------------------------------------------------------------------------
+
+    def chain_status(self, seen: Seen) -> ChainStatus:
+        """The wire form of what is known of the chain."""
+        return ChainStatus(
+            network=self.label,
+            genesis=self.network.genesis,
+            height=seen.tip.height,
+            headers=max(seen.headers, seen.tip.height),
+            best=seen.tip.hash,
+            syncing=seen.syncing,
+            peers=seen.peers,
+            dialect=seen.dialect,
+            version=seen.version,
+        )
+
+    def intent_reply(self, intent: Intent) -> TxIntent:
+        """The wire form of an intent."""
+        decided = intent.state == "confirmed" and intent.height is not None
+        tip = self.watcher.tip
+        depth = tip.height - intent.height + 1 if decided and tip and intent.height is not None else 0
+        return TxIntent(
+            id=intent.id,
+            state=intent.state,
+            txid=intent.txid,
+            hex=intent.hex,
+            fee=intent.fee,
+            purpose=intent.purpose,
+            ref=intent.ref,
+            confirmations=max(0, depth),
+            height=intent.height,
+        )
