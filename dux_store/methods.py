@@ -28,6 +28,7 @@ from duxcommon.errors import (
     ScanRefused,
     StoreFull,
 )
+from duxcommon.network import NetworkDefinition
 from duxcommon.rpc import method
 
 from .listings import Entry, Listings
@@ -43,11 +44,11 @@ _EXAMPLE_HASH = "ab" * 32
 class AppMethods:
     """Publish, withdraw, search and look up apps."""
 
-    def __init__(self, listings: Listings, publisher: Publisher, nodes: Nodes, network_name: str) -> None:
+    def __init__(self, listings: Listings, publisher: Publisher, nodes: Nodes, network: NetworkDefinition) -> None:
         self._listings = listings
         self._publisher = publisher
         self._nodes = nodes
-        self._network_name = network_name
+        self._network = network
 
     @method("app.scan", access="spend", errors=_UNREADABLE, example={"bundle": _EXAMPLE_HASH}, limit="10/s")
     async def scan(self, bundle: Hash32) -> ScanReport:
@@ -95,7 +96,9 @@ class AppMethods:
         query = Query(words, tags, max_price, publisher)
         entries, following = await asyncio.to_thread(search, self._listings.store, query, live, limit, after)
         listings = [listing_of(entry, live.get(entry.body.app, 0)) for entry in entries]
-        return ListingPage(listings=listings, next=following, network=self._network_name)
+        return ListingPage(
+            listings=listings, next=following, network=self._network.name, worthless=self._network.worthless
+        )
 
     @method("app.show", access="read", errors=(AppUnknown, AppAmbiguous), example={"app": "image-upscale"})
     async def show(self, app: AppRef) -> Listing:

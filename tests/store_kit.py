@@ -15,10 +15,20 @@ from duxcommon.api.registryd import Hardware, ListingBody, NodeInfo, NodeRecord
 from duxcommon.blobs import BlobStore
 from duxcommon.db import Store
 from duxcommon.identity import Identity
+from duxcommon.network import Member, NetworkDefinition
 from duxcommon.records import sign_record
 
 NETWORK = "11" * 32
 OTHER_NETWORK = "22" * 32
+
+
+def network() -> NetworkDefinition:
+    """A definition with the least that one needs."""
+    member = Member(node="33" * 32, pubkey="02" + "44" * 32)
+    return NetworkDefinition(
+        name="testnet", chain="devnet", genesis="00" * 32, birth_height=0, bootstrap=[],
+        guardians=[member], guardians_m=1, arbiters=[member],
+    )  # fmt: skip
 
 
 class Signer:
@@ -28,7 +38,6 @@ class Signer:
         self.identity = identity
         self.node_id = identity.node_id
         self.network_id = NETWORK
-        self.network_name = "testnet"
 
     def sign(self, kind: str, seq: int, body: dict[str, Any]) -> SignedRecord:
         return sign_record(self.identity, kind, self.network_id, seq, body)
@@ -95,7 +104,7 @@ class Shop:
         self.directory, self.nodes = Directory(), Nodes()
         self.blobs = BlobStore(folder / "blobs")
         self.publisher = Publisher(self.listings, self.directory, self.signer, self.blobs)
-        self.methods = AppMethods(self.listings, self.publisher, self.nodes, self.signer.network_name)
+        self.methods = AppMethods(self.listings, self.publisher, self.nodes, network())
 
     def upload(self, app: Path) -> str:
         """Pack an app's folder into the blob store; its hash."""

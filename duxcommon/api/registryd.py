@@ -8,30 +8,36 @@ from .common import Address, Base64, Hash32, Koinu, Model, NodeId, SignedRecord,
 from .manifest import Manifest
 
 
+SocketAddress = Annotated[
+    str, Field(pattern=r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|\[[0-9a-f:]{2,45}\]):[0-9]{1,5}$", max_length=64)
+]
+"""`host:port` with the host as an IP address."""
+
+
 class Hardware(Model):
     cpu_cores: Annotated[int, Field(ge=1, le=65_536)]
-    memory_mb: Annotated[int, Field(ge=1)]
-    storage_mb: Annotated[int, Field(ge=0)]
-    arch: str
-    gpu: str = ""
+    memory_mb: Annotated[int, Field(ge=1, le=2**40)]
+    storage_mb: Annotated[int, Field(ge=0, le=2**40)]
+    arch: Annotated[str, Field(max_length=32)]
+    gpu: Annotated[str, Field(max_length=100)] = ""
 
 
 class NodeRecord(Model):
     """Body of a signed record of kind `node`: the heartbeat of a node."""
 
     name: Annotated[str, Field(max_length=64)]
-    addresses: Annotated[list[str], Field(max_length=8)]
-    """host:port of the iroh endpoint's direct addresses."""
-    relay: str = ""
+    addresses: Annotated[list[SocketAddress], Field(max_length=8)]
+    """Of the iroh endpoint, for direct connections."""
+    relay: Annotated[str, Field(max_length=200)] = ""
     payout_address: Address | None = None
-    roles: list[Literal["provider", "buyer", "arbiter", "guardian"]] = []
+    roles: Annotated[list[Literal["provider", "buyer", "arbiter", "guardian"]], Field(max_length=4)] = []
     hardware: Hardware
     apps: Annotated[list[Hash32], Field(max_length=256)] = []
     """Apps that this node serves now."""
     load_pct: Annotated[int, Field(ge=0, le=100_000)] = 0
     """Tasks running as a percentage of what the owner lends."""
     accepting: bool = False
-    version: str
+    version: Annotated[str, Field(max_length=32)]
     heartbeat_s: Annotated[int, Field(ge=1, le=300)] = 60
     """Seconds between two of these records; a node that missed three counts as gone."""
 
@@ -162,6 +168,8 @@ class ListingPage(Model):
     listings: list[Listing]
     next: str | None
     network: str
+    worthless: bool
+    """True on private trial networks: prices are in coins without value."""
 
 
 class Provider(Model):

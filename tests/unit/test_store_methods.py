@@ -57,7 +57,7 @@ def test_a_published_app_is_signed_announced_found_and_shown(tmp_path: Path) -> 
             assert (shown.price, shown.publisher, shown.app) == (50_000_000, here.signer.node_id, reply.app)
             page = await call(here, "app.search", words="hello", tags=["text"], max_price=50_000_000)
             assert page.listings == [shown]
-            assert page.network == "testnet"
+            assert (page.network, page.worthless) == ("testnet", True)
 
     asyncio.run(scenario())
 
