@@ -47,7 +47,6 @@ CALLS = (
     "gettransaction",
     "importaddress",
     "importprivkey",
-    "listlockunspent",
     "listsinceblock",
     "listtransactions",
     "listunspent",
@@ -374,10 +373,6 @@ class Core:
             for entry in found
             if entry["spendable"]
         ]
-
-    async def locked(self) -> set[OutpointKey]:
-        """The outputs that are locked against being picked; Core forgets them when it restarts."""
-        return {(str(entry["txid"]), _int(entry["vout"])) for entry in await self.call("listlockunspent")}
 
     async def lock(self, outpoints: Sequence[OutpointKey]) -> None:
         """Lock outputs one by one; those that are spent or locked already are passed over."""

@@ -27,6 +27,8 @@ from .watch import Seen, Watcher
 
 CREDENTIAL = "wallet"
 """Name of systemd's credential that holds the passphrase."""
+FIRST_LOOK_S = 5.0
+"""So long the start waits for Core."""
 
 
 def chain_of(network: NetworkDefinition, settings: FlopdSettings) -> ChainParams:
@@ -68,9 +70,9 @@ class FlopDaemon(Daemon):
         self.watcher.on_block = [self.transactions.resend]
         self.watcher.on_freed = self.transactions.unlock
         await self._unlock_at_start()
-        # A Core that is away is no reason not to start: every call says so until it is back.
-        await self.watcher.round()
         self.spawn(self.watcher.run(), "follow the chain")
+        # A Core that is away is no reason not to start: every call says so until it is back.
+        await self.watcher.first_round(FIRST_LOOK_S)
 
     async def stop(self) -> None:
         if hasattr(self, "core"):

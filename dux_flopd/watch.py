@@ -102,34 +102,26 @@ class Watcher:
             self._changed.notify_all()
 
     async def _look(self) -> None:
-        if self.problem is not None or self.seen is None:
-            self.seen = None
+        known = self.seen if self.problem is None else None
+        dialect = known.dialect if known else await self._core.dialect()
+        info = await self._core.chain_info()
+        moved = self.tip is None or self.tip.hash != info.best
+        if known is None or moved:
             version, peers = await self._core.network_info()
-            dialect = await self._core.dialect()
         else:
-            version, peers, dialect = self.seen.version, self.seen.peers, self.seen.dialect
-        best = await self._core.best_hash()
-        connected = self.seen is None
-        moved = self.tip is None or self.tip.hash != best
-        if moved or connected or self._syncing_now():
-            info = await self._core.chain_info()
-            if not connected:
-                _, peers = await self._core.network_info()
-            if moved:
-                await self._advance(info)
-            assert self.tip is not None
-            self.seen = Seen(self.tip, info.headers, self._is_syncing(info), peers, dialect, version)
-        if connected:
+            version, peers = known.version, known.peers
+        if moved:
+            await self._advance(info)
+        assert self.tip is not None
+        self.seen = Seen(self.tip, info.headers, self._is_syncing(info), peers, dialect, version)
+        if known is None:
             for hook in self.on_connect:
                 await hook()
         await self._catch_up()
-        if moved or connected:
+        if known is None or moved:
             await self._read_mempool()
             for hook in self.on_block:
                 await hook()
-
-    def _syncing_now(self) -> bool:
-        return self.seen is not None and self.seen.syncing
 
     def _is_syncing(self, info: ChainInfo) -> bool:
         # Trial chains stand still for days; a real one does not.
@@ -138,7 +130,8 @@ class Watcher:
 
     async def _advance(self, info: ChainInfo) -> None:
         """Bring the stored chain to Core's."""
-        if self.tip is None or self._store.read(lambda c: outputs.idle(c, info.height)):
+        top = self._store.read(outputs.tip)
+        if top is None or self._store.read(lambda c: outputs.idle(c, info.height)):
             await self._jump(Tip(info.height, info.best))
             return
         fork = await self._fork(info)
@@ -147,13 +140,13 @@ class Watcher:
             await self._store.write(lambda c: outputs.undo_above(c, -1))
             await self._jump(Tip(info.height, info.best))
             return
-        if fork < self.tip.height:
-            self._log.info("the chain was reorganised", extra={"from": self.tip.height, "back_to": fork})
+        if fork < top.height:
+            self._log.info("the chain was reorganised", extra={"from": top.height, "back_to": fork})
             await self._store.write(lambda c: outputs.undo_above(c, fork))
         for first in range(fork + 1, info.height + 1, BATCH):
             last = min(first + BATCH - 1, info.height)
             await self._apply(first, await self._read(first, last), live=True)
-            self.tip = self._store.read(outputs.tip)
+        self.tip = self._store.read(outputs.tip)
 
     async def _jump(self, to: Tip) -> None:
         await self._store.write(lambda c: outputs.jump(c, to))
@@ -252,6 +245,10 @@ class Watcher:
             self._wake.set()
             await self._until(lambda: self._rounds >= last or self._is_at(best), SETTLE_S)
         return self.current()
+
+    async def first_round(self, timeout_s: float) -> None:
+        """Return once the chain was looked at for the first time, whatever came of it."""
+        await self._until(lambda: self._rounds > 0, timeout_s)
 
     async def wait(self, best: str, timeout_s: float) -> Seen:
         """Return as soon as the tip differs from `best`, or after the timeout. Raises like `current`."""
