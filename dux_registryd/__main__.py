@@ -1,0 +1,162 @@
+"""Starts dux-registryd: the node's key, calls between nodes, the directory, and the store that lives on it."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Sequence
+
+from dux_store.listings import MIGRATIONS as STORE_MIGRATIONS
+from dux_store.listings import Listings
+from dux_store.methods import AppMethods
+from dux_store.publishing import Publisher
+from duxcommon.api.registryd import DirectoryStats
+from duxcommon.blobs import BlobStore
+from duxcommon.daemon import Daemon, run
+from duxcommon.db import Store
+from duxcommon.identity import Identity
+from duxcommon.rpc import Client
+
+from .database import MIGRATIONS
+from .directory import Directory
+from .gateway import Gateway
+from .heartbeat import Heartbeat
+from .methods import BlobMethods, DirectoryMethods, NodeMethods, PeerMethods
+from .nodes import KIND, Nodes
+from .quota import Peers
+from .settings import RegistrydSettings
+from .signing import Signer
+from .transfers import Downloads, Offers
+from .transport import Transport
+from .uploads import Uploads
+
+FORGET_EVERY_S = 3600.0
+
+
+class Registryd(Daemon):
+    """The node's key, its door to other nodes, the directory and the app store of Dux OS."""
+
+    name = "registryd"
+    settings_model = RegistrydSettings
+    settings: RegistrydSettings
+
+    async def start(self) -> None:
+        """Open key and databases, bind both engines, join the network."""
+        settings, network = self.settings, self.network
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        settings.blobs_dir.mkdir(mode=0o750, parents=True, exist_ok=True)
+        identity = Identity.load_or_create(settings.state_dir / "node.key")
+        self.signer = Signer(identity, network.id, network.name, settings.signers)
+        self.store = Store(settings.state_dir / "registryd.db", MIGRATIONS)
+        self.store_db = Store(settings.state_dir / "store.db", STORE_MIGRATIONS)
+        self.blobs = BlobStore(settings.blobs_dir)
+        self.blobs.clear_unfinished()
+        self.gateway = Gateway(self._client, self.signer)
+        self.offers = Offers(self.store, self.blobs)
+        peers = Peers(settings.peers)
+        self.nodes = Nodes(self.store, identity.node_id, peers.latency_ms)
+        self.transport = Transport(
+            identity.secret,
+            network.id,
+            settings.peers,
+            peers=peers,
+            book=self.nodes.addresses,
+            handler=self.gateway.serve,
+            payloads=self.offers.send,
+            connect_timeout_s=settings.connect_timeout_s,
+            silence_s=settings.silence_s,
+        )
+        self.directory = Directory(identity.node_id, network.id, self.nodes.live)
+        reserve = settings.min_free_mb << 20
+        self.downloads = Downloads(self.transport, self.blobs, reserve)
+        self.downloads.clear_old()
+        self.uploads = Uploads(self.blobs, reserve)
+        self.heartbeat = Heartbeat(
+            settings,
+            self.store,
+            transport=self.transport,
+            directory=self.directory,
+            nodes=self.nodes,
+            signer=self.signer,
+        )
+        self.listings = Listings(self.store_db, self.signer)
+        self.publisher = Publisher(self.listings, self.directory, self.signer, self.blobs)
+        await self._join()
+
+    async def _join(self) -> None:
+        settings, network = self.settings, self.network
+        await self.transport.start(settings.listen, settings.port, network.relays)
+        self.directory.on(KIND, self.nodes.arrived)
+        self.directory.start(settings.listen, settings.directory_port, network.bootstrap, lan=settings.lan_discovery)
+        self.log.info(
+            "joined",
+            extra={
+                "node": self.signer.node_id,
+                "addresses": self.transport.addresses(),
+                "directory_port": self.directory.port,
+            },
+        )
+        await self.heartbeat.first()
+        self.spawn(self.directory.run(), "directory")
+        self.spawn(self.directory.tidy(), "directory-tidy")
+        self.spawn(self.heartbeat.run(), "heartbeat")
+        self.spawn(self.heartbeat.learn_payout(self.rpc("flopd")), "payout-address")
+        self.spawn(self.publisher.start(), "store")
+        self.spawn(self._forget(), "forget")
+
+    def _client(self, daemon: str) -> Client:
+        return Client(self.settings.run_dir / f"{daemon}.sock")
+
+    async def _forget(self) -> None:
+        while True:
+            await self.nodes.forget_old()
+            await asyncio.sleep(FORGET_EVERY_S)
+
+    async def stop(self) -> None:
+        """Say goodbye to peers and leave the directory; safe after a start that failed half-way."""
+        for part in ("downloads", "transport", "directory", "gateway", "store", "store_db"):
+            if hasattr(self, part):
+                closing = getattr(self, part)
+                await (closing.close() if hasattr(closing, "close") else closing.stop())
+        if hasattr(self, "uploads"):
+            self.uploads.close()
+
+    async def reload(self, settings: RegistrydSettings) -> None:
+        """Take what can change in a running node."""
+        self.signer.configure(settings.signers)
+        self.heartbeat.configure(settings)
+        for part in (self.downloads, self.uploads):
+            part.configure(settings.min_free_mb << 20)
+
+    def methods(self) -> Iterable[object]:
+        """`node.* peer.* blob.* directory.* app.*`."""
+        return (
+            NodeMethods(self.network, self.nodes, self.heartbeat, self.signer),
+            PeerMethods(self.transport, self.gateway, self.offers, self.downloads),
+            BlobMethods(self.blobs, self.uploads),
+            DirectoryMethods(self._stats),
+            AppMethods(self.listings, self.publisher, self.nodes, self.network),
+        )
+
+    def notes(self) -> list[str]:
+        """What is not as it should be."""
+        found = []
+        if self.network.bootstrap and self.directory.nodes() == 0:
+            found.append("no other node of the directory answers yet")
+        if self.heartbeat.own.payout_address is None:
+            found.append("flopd has not told the payout address yet")
+        return found
+
+    def _stats(self) -> DirectoryStats:
+        return DirectoryStats(
+            records=self.directory.records(),
+            dropped=dict(self.directory.dropped),
+            dht_nodes=self.directory.nodes(),
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is stopped."""
+    return run(Registryd, sys.argv[1:] if argv is None else argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
