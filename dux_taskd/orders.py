@@ -18,6 +18,7 @@ from duxcommon.errors import (
     BY_NAME,
     BadRecord,
     DeadlinePassed,
+    DiskFull,
     DuxError,
     Internal,
     OrderRefused,
@@ -52,6 +53,11 @@ def decode(data: str) -> bytes:
         raise BadRecord("not valid base64") from error
 
 
+def encode(data: bytes | None) -> str | None:
+    """Bytes as they travel inside a message."""
+    return None if data is None else base64.b64encode(data).decode()
+
+
 def clean(text: str) -> str:
     """A stranger's text, short and without the control characters that would steer a terminal."""
     return "".join(c if c.isprintable() else " " for c in text[:DETAIL_MAX]).strip()
@@ -64,6 +70,10 @@ def _parse(model: type[M], value: Any, what: str) -> M:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])
         raise BadRecord(f"the {what} is malformed: {place}: {first['msg']}"[:300]) from error
+
+
+ELSEWHERE = ("common", "escrowd", "registryd", *OUR_ERRORS)
+"""Components whose errors a call to another node may end in."""
 
 
 # --- the buyer's side ------------------------------------------------------------------------------------------
@@ -124,6 +134,17 @@ def provider_error(receipt: ReceiptBody) -> DuxError:
     if known is not None and known.component in OUR_ERRORS:
         return known(message)
     return RemoteError(message, details={"name": clean(receipt.error)[:100]})
+
+
+def remote_error(error: DuxError) -> DuxError:
+    """An error that came over the network, without the words that only this node may say.
+
+    Its hint is our own for that error, and what is wrong with this node's wallet, store or disk only it says itself.
+    """
+    message = clean(error.message)
+    if error.component in ELSEWHERE and not isinstance(error, DiskFull):
+        return type(error)(message, details=error.details)
+    return RemoteError(message, details={"name": error.name})
 
 
 def inline_output(receipt: ReceiptBody, output: str | None) -> bytes | None:

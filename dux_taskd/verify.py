@@ -88,6 +88,15 @@ def media_of(allowed: list[str], head: bytes, *, whole: bool) -> str | None:
     return None
 
 
+def check_input_size(declared: Files, size: int) -> None:
+    """Raises InputTooLarge."""
+    if size > declared.max_bytes:
+        raise InputTooLarge(
+            f"the input is {size} bytes, the app takes at most {declared.max_bytes}",
+            details={"size": size, "max_bytes": declared.max_bytes},
+        )
+
+
 def check_input(declared: Files, size: int | None, head: bytes) -> str:
     """The input's media type; `size` is None where no input was given.
 
@@ -97,11 +106,7 @@ def check_input(declared: Files, size: int | None, head: bytes) -> str:
         if declared.required:
             raise InputMissing(f"the app needs an input file ({', '.join(declared.media)})")
         return "application/octet-stream"
-    if size > declared.max_bytes:
-        raise InputTooLarge(
-            f"the input is {size} bytes, the app takes at most {declared.max_bytes}",
-            details={"size": size, "max_bytes": declared.max_bytes},
-        )
+    check_input_size(declared, size)
     media = media_of(declared.media, head, whole=size <= len(head))
     if media is None:
         found = sniff(head) or "something else"
@@ -112,14 +117,19 @@ def check_input(declared: Files, size: int | None, head: bytes) -> str:
     return media
 
 
+def check_size(declared: Files, size: int) -> None:
+    """Raises OutputInvalid when a result of `size` bytes is larger than promised."""
+    if size > declared.max_bytes:
+        raise OutputInvalid(f"the result is {size} bytes, the manifest allows {declared.max_bytes}")
+
+
 def check_output(declared: Files, size: int | None, head: bytes) -> str:
     """The result's media type; `size` is None where nothing was returned. Raises OutputInvalid."""
     if size is None:
         if declared.required:
             raise OutputInvalid("the app promises a result and returned none")
         return "application/octet-stream"
-    if size > declared.max_bytes:
-        raise OutputInvalid(f"the result is {size} bytes, the manifest allows {declared.max_bytes}")
+    check_size(declared, size)
     media = media_of(declared.media, head, whole=size <= len(head))
     if media is None:
         found = sniff(head) or "something else"

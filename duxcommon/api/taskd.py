@@ -69,6 +69,19 @@ class OrderReply(Model):
     """The result where it is at most 64 KiB; otherwise fetched by its hash."""
 
 
+class OrderAnswer(Model):
+    """An `OrderReply` as taskd answers it on its own socket: the gateway signs `receipt` on the way out."""
+
+    task: TaskId
+    state: Literal["queued", "running", "done", "failed"]
+    progress: Annotated[int, Field(ge=0, le=100)]
+    log: str
+    log_offset: int
+    """Ask from here next time."""
+    receipt: ReceiptBody | None
+    output: Base64 | None
+
+
 class Attempt(Model):
     provider: NodeId
     price: Koinu
