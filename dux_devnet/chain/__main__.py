@@ -15,8 +15,6 @@ from pathlib import Path
 
 from duxcommon import sdnotify
 
-from duxcommon import sdnotify
-
 from . import faucet
 from .node import Node
 from .registry import DIALECTS, Dialect
@@ -84,7 +82,6 @@ async def serve(datadir: Path, host: str, port: int, dialect: Dialect, auto_mine
     try:
         listening = await server.start(host, port)
         write_private(address, json.dumps({"port": listening, "pid": os.getpid(), "dialect": dialect}))
-        await asyncio.to_thread(sdnotify.notify, "READY=1")
         log.info("chain at height %d listens on %s:%d (%s)", node.tip.height, host, listening, dialect)
         await asyncio.to_thread(sdnotify.notify, "READY=1")
         await stop.wait()
@@ -120,7 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     with only_one(options.datadir):
-        asyncio.run(serve(options.datadir, options.bind, options.port, options.dialect, options.auto_mine))
+        try:
+            asyncio.run(serve(options.datadir, options.bind, options.port, options.dialect, options.auto_mine))
+        except (OSError, sqlite3.Error) as error:
+            log.critical("%s", error)  # a port that is taken, a folder that can't be written, a broken file
+            return 1
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 from typing import Any, NoReturn
 
 from duxcommon.money import COIN, MAX_MONEY
@@ -57,10 +58,13 @@ def amount(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | str | Decimal):
         raise RpcError(errors.TYPE, "Amount is not a number or string")
     try:
-        koinu = Decimal(value) * COIN
-    except InvalidOperation:
+        coins = Decimal(value)
+    except (InvalidOperation, ValueError):
         raise RpcError(errors.TYPE, "Invalid amount") from None
-    if not koinu.is_finite() or koinu != koinu.to_integral_value():
+    if not coins.is_finite() or (coins and not -8 <= coins.adjusted() < 18):
+        raise RpcError(errors.TYPE, "Invalid amount")
+    koinu = Fraction(coins) * COIN  # exact, where Decimal would round to 28 digits
+    if koinu.denominator != 1:
         raise RpcError(errors.TYPE, "Invalid amount")
     if not 0 <= koinu <= MAX_MONEY:
         raise RpcError(errors.TYPE, "Amount out of range")

@@ -4,7 +4,8 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
 from . import errors
 from .errors import RpcError
@@ -14,7 +15,6 @@ from .node import Node
 Dialect = Literal["flopcoin", "modern"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
 
-_KINDS: dict[Any, tuple[type, ...]] = {int: (int,), bool: (bool,), str: (str,), list: (list,), dict: (dict,)}
 _CORE_NAMES = {int: "number", bool: "bool", str: "string", list: "array", dict: "object"}
 _MISC_NAMES = {int: "an integer", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 
@@ -118,15 +118,10 @@ def command(
 
 
 def _kinds_of(annotation: Any) -> tuple[type, ...]:
-    options = [option for option in (get_args(annotation) or (annotation,)) if option is not type(None)]
-    if annotation is Any:
-        return ()
-    origin = [getattr(option, "__origin__", option) for option in options if option in _KINDS or _is_generic(option)]
-    return tuple(origin)
-
-
-def _is_generic(option: Any) -> bool:
-    return getattr(option, "__origin__", None) in (list, dict)
+    """JSON kinds of an annotation such as `int`, `list[Any] | None` or `Any` (none: everything is let through)."""
+    options = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    plain = [get_origin(option) or option for option in options if option is not type(None)]
+    return tuple(kind for kind in plain if kind in _CORE_NAMES)
 
 
 def lookup(dialect: Dialect, name: str) -> Command:
