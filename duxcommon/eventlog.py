@@ -12,42 +12,66 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .errors import StoreDamaged
-from .identity import verify
-from .records import canonical
+from .api.common import SignedRecord
+from .errors import BadRecord, DiskFull, DuxError, StoreDamaged
+from .records import canonical, parse_record, verify_record
 
 FIRST = "0" * 64
 DOMAIN = b"dux-event-v1\n"
 
-Signer = Callable[[str], Awaitable[tuple[str, str]]]
-"""Signs a line's hash: (node id, signature hex)."""
+KIND = "event"
+"""Kind of the records that sign lines."""
+
+Signer = Callable[[dict[str, Any]], Awaitable[SignedRecord]]
+"""Makes this node's signed record of kind `event` with the body that is given (`node.sign` of dux-registryd)."""
 
 
 def line_hash(line: dict[str, Any]) -> str:
     """SHA-256 of a line without its signature, hex."""
-    return hashlib.sha256(DOMAIN + canonical({k: v for k, v in line.items() if k not in ("node", "sig")})).hexdigest()
+    return hashlib.sha256(DOMAIN + canonical({k: v for k, v in line.items() if k != "signed"})).hexdigest()
+
+
+def _signed(line: dict[str, Any], digest: str) -> SignedRecord:
+    """The record that signs a line. Raises BadRecord for a line that has none."""
+    given = line.get("signed")
+    parts = given if isinstance(given, dict) else {}
+    return parse_record({**parts, "kind": KIND, "body": {"line": digest}})
+
+
+def _parse(raw: bytes, place: str) -> dict[str, Any]:
+    """One line. Raises StoreDamaged naming `place` unless it is exactly what `append` would have written."""
+    try:
+        line = json.loads(raw)
+        if isinstance(line, dict) and isinstance(line.get("id"), str) and canonical(line) + b"\n" == raw:
+            return line
+    except (ValueError, RecursionError, BadRecord):
+        pass
+    raise StoreDamaged(f"{place} is no event in canonical JSON")
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log, oldest first. Raises StoreDamaged for one that is not JSON."""
+    """The lines of a log, oldest first. Raises StoreDamaged for one that is not in canonical form."""
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            try:
-                yield json.loads(raw)
-            except ValueError:
-                raise StoreDamaged(f"{path}, line {number} is not JSON") from None
+            yield _parse(raw, f"{path}, line {number}")
 
 
-def check(path: Path) -> tuple[int, str]:
-    """Number of lines and the last hash of an intact log. Raises StoreDamaged naming the first bad line."""
+def check(path: Path, node: str | None = None, *, network: str) -> tuple[int, str]:
+    """Number of lines and the last hash of an intact log. Raises StoreDamaged naming the first bad line.
+
+    `node` is the only signer that is accepted; without it, whoever rewrites the whole file under another key is
+    not noticed.
+    """
     previous, count = FIRST, 0
     for line in read_lines(path):
         count += 1
         digest = line_hash(line)
         if line.get("prev") != previous:
             raise StoreDamaged(f"{path}, line {count}: it does not follow the line before")
-        if not verify(str(line.get("node")), bytes.fromhex(str(line.get("sig"))), DOMAIN + bytes.fromhex(digest)):
-            raise StoreDamaged(f"{path}, line {count}: its signature is wrong")
+        try:
+            verify_record(_signed(line, digest), kind=KIND, network=network, node=node)
+        except DuxError as error:
+            raise StoreDamaged(f"{path}, line {count}: its signature is wrong ({error.message})") from error
         previous = digest
     return count, previous
 
@@ -67,11 +91,11 @@ class EventLog:
     def _recover(self) -> None:
         with self.path.open("r+b") as file:
             good = 0
-            for raw in file:
+            for number, raw in enumerate(file, 1):
                 if not raw.endswith(b"\n"):
                     break  # A crash cut the last line short; its event is appended again from the outbox.
-                line = json.loads(raw)
-                self._seen.add(str(line["id"]))
+                line = _parse(raw, f"{self.path}, line {number}")
+                self._seen.add(line["id"])
                 self._previous = line_hash(line)
                 good += len(raw)
             file.truncate(good)
@@ -83,8 +107,9 @@ class EventLog:
                 return
             line = {"id": event_id, "kind": kind, "time": time, "body": body, "prev": self._previous}
             digest = line_hash(line)
-            node, signature = await self._sign(digest)
-            data = canonical({**line, "node": node, "sig": signature}) + b"\n"
+            record = await self._sign({"line": digest})
+            signed = record.model_dump(include={"network", "node", "seq", "time", "sig"})
+            data = canonical({**line, "signed": signed}) + b"\n"
             await asyncio.to_thread(self._write, data)
             self._seen.add(event_id)
             self._previous = digest
@@ -92,7 +117,14 @@ class EventLog:
     def _write(self, data: bytes) -> None:
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            os.write(descriptor, data)
-            os.fsync(descriptor)
+            size = os.fstat(descriptor).st_size
+            try:
+                # On a disk that fills up, only a part is written; the next line must not continue it.
+                if os.write(descriptor, data) != len(data):
+                    raise DiskFull(f"there is no room left for {self.path}")
+                os.fsync(descriptor)
+            except (OSError, DiskFull) as error:
+                os.ftruncate(descriptor, size)
+                raise DiskFull(f"{self.path} can't be written: {error}") from error
         finally:
             os.close(descriptor)
