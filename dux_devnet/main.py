@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from duxcommon.errors import DaemonDown, DuxError, NotFound
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def start_all(devnet: Devnet, say: "Say") -> None:
+def start_all(devnet: Devnet, say: Callable[[str], None]) -> None:
     """Start the chain, then every node, telling each step."""
     say("starting the trial chain (its coins have no value)")
     devnet.start_chain()

@@ -21,12 +21,15 @@ from pydantic import RootModel
 from . import __version__, failpoint, logs, sdnotify
 from .api.common import Model
 from .config import Settings, load
+from .db import Store
 from .errors import AlreadyRunning, ConfigError, DuxError
 from .network import NetworkDefinition, load_network
 from .rpc import Client, Server, collect, method, wire
 from .rpc.openrpc import document
 
 BACKLOG = 128
+KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+"""Python 3.13 would remove the socket's file by itself, even when it is systemd's."""
 EXIT_CONFIG = 78
 """sysexits' EX_CONFIG: systemd does not restart a daemon over a bad configuration."""
 
@@ -42,6 +45,9 @@ class DaemonStatus(Model):
     worthless: bool
     calls: int
     failures: int
+    """Calls that ended in an internal error."""
+    commits: int
+    """Durable commits of its database since the start."""
     notes: list[str]
     """What is not as it should be, for people; empty when all is well."""
 
@@ -74,6 +80,7 @@ class CommonMethods:
             worthless=daemon.network.worthless,
             calls=daemon.server.calls,
             failures=daemon.server.failures,
+            commits=daemon.store.commits if hasattr(daemon, "store") else 0,
             notes=daemon.notes(),
         )
 
@@ -85,6 +92,8 @@ class Daemon:
     settings_model: ClassVar[type[Settings]]
     settings: Any
     """An instance of `settings_model`."""
+    store: Store
+    """The daemon's database, set by `start` of those that have one."""
 
     def __init__(self, settings: Settings, network: NetworkDefinition, config_path: Path) -> None:
         self.settings = settings
@@ -95,6 +104,7 @@ class Daemon:
         self._clients: dict[str, Client] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ending = asyncio.Event()
+        self._wants_reload = asyncio.Event()
         self._listener_lock: int | None = None
         self.exit_code = 0
 
@@ -149,14 +159,15 @@ class Daemon:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._ending.set)
-        loop.add_signal_handler(signal.SIGHUP, lambda: self.spawn(self._reload(), "reload"))
+        loop.add_signal_handler(signal.SIGHUP, self._wants_reload.set)
         listener = self._listen()
         try:
             await self.start()
             self.bound = collect([CommonMethods(self), *self.methods()])
             self.server = Server(self.bound, self.settings.access, self.settings.calls_per_second)
+            self.spawn(self._reload_on_demand(), "reload")
             served = await asyncio.start_unix_server(
-                self.server.serve_connection, sock=listener, limit=wire.MAX_MESSAGE, backlog=BACKLOG
+                self.server.serve_connection, sock=listener, limit=wire.MAX_MESSAGE, backlog=BACKLOG, **KEEP_FILE
             )
             await asyncio.to_thread(sdnotify.notify, "READY=1")
             if (interval := sdnotify.watchdog_interval()) is not None:
@@ -191,6 +202,12 @@ class Daemon:
             await asyncio.to_thread(sdnotify.notify, "WATCHDOG=1")
             await asyncio.sleep(interval)
 
+    async def _reload_on_demand(self) -> None:
+        while True:
+            await self._wants_reload.wait()
+            self._wants_reload.clear()
+            await self._reload()
+
     async def _reload(self) -> None:
         try:
             settings = await asyncio.to_thread(load, self.settings_model, self.config_path)
@@ -202,6 +219,9 @@ class Daemon:
             await self.reload(settings)
         except DuxError as error:
             self.log.warning("the new configuration is not used: " + error.message, extra={"hint": error.hint})
+            return
+        except Exception:
+            self.log.exception("taking the new configuration failed; the old one stays")
             return
         self.settings = settings
         self.server.configure(settings.access, settings.calls_per_second)
@@ -223,7 +243,12 @@ class Daemon:
             return passed[0]
         self._passed = False
         path = self.socket_path
-        self._listener_lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._listener_lock = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigError(
+                f"can't make sockets in {path.parent}: {error}", hint="Start it by systemd, or set `run_dir`."
+            ) from error
         try:
             fcntl.flock(self._listener_lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -285,3 +310,7 @@ def run(daemon: type[Daemon], argv: Sequence[str]) -> int:
             f"can't run: {error.message}", extra={"error": error.name, "hint": error.hint}
         )
         return EXIT_CONFIG if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        # What the machine refuses at the start: a port in use, a directory of somebody else, a full disk.
+        logging.getLogger(daemon.name).warning(f"can't run: {error}")
+        return 1
