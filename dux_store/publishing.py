@@ -27,12 +27,17 @@ class Publisher:
         self._blobs = blobs
 
     async def start(self) -> None:
-        """Take listings that arrive, and put this node's own and the kept ones of others back into the directory."""
+        """Take listings that arrive, and put the kept ones of others and this node's own back into the directory."""
         self._directory.on(KIND, self.arrived)
-        for record in await asyncio.to_thread(self._listings.own):
-            await self._directory.announce(record)
         for record in await asyncio.to_thread(self._listings.others):
             self._directory.keep(record)
+        for record in await asyncio.to_thread(self._listings.own):
+            await self._put(record)
+
+    async def _put(self, record: SignedRecord) -> bool:
+        """Announce the newest listing of the record's app: another call may have replaced it meanwhile."""
+        newest = self._listings.get(record.body["app"])
+        return await self._directory.announce(record if newest is None else newest.record)
 
     async def arrived(self, record: SignedRecord) -> bool:
         """Keep a listing of another node. Raises BadRecord, BadSignature, WrongNetwork, StaleRecord, StoreFull."""
@@ -81,7 +86,7 @@ class Publisher:
         return await self._announce(await self._listings.publish(key, params, body), [])
 
     async def _announce(self, entry: Entry, findings: list[str]) -> PublishReply:
-        announced = await self._directory.announce(entry.record)
+        announced = await self._put(entry.record)
         log.info(
             "app withdrawn" if entry.body.withdrawn else "app published",
             extra={"app": entry.body.app, "app_name": entry.name, "seq": entry.record.seq, "announced": announced},

@@ -210,3 +210,19 @@ def test_every_method_has_help_an_example_that_is_valid_and_no_way_in_for_remote
                 item.spec.parse(item.spec.example)
 
     asyncio.run(scenario())
+
+
+def test_a_version_published_while_the_node_starts_is_not_overlaid_by_the_old_one(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with shop(tmp_path / "node") as here:
+            await publish(here, write_app(tmp_path / "app"))
+            await publish(here, write_app(tmp_path / "two", name="second"), key="k2")
+            stale = here.listings.own()
+            newer = await publish(here, write_app(tmp_path / "app", main_dot_py="print(2)"), key="k3")
+            here.directory.announced.clear()
+            for record in stale:
+                await here.publisher._put(record)
+            seqs = {record.body["app"]: record.seq for record in here.directory.announced}
+            assert seqs[newer.app] == newer.seq
+
+    asyncio.run(scenario())
