@@ -1,7 +1,7 @@
 """Starts dux-sandbox."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from duxcommon.blobs import BlobStore
@@ -54,5 +54,10 @@ class SandboxDaemon(Daemon):
         )
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is stopped."""
+    return run(SandboxDaemon, sys.argv[1:] if argv is None else argv)
+
+
 if __name__ == "__main__":
-    sys.exit(run(SandboxDaemon, sys.argv[1:]))
+    sys.exit(main())

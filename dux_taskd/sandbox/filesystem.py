@@ -57,7 +57,7 @@ def make_etc(target: Path, source: Path = Path("/etc")) -> None:
 
 def enterable(folder: Path) -> bool:
     """Whether any user can go through all the folders above `folder` and into it."""
-    return all(path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents))
+    return all(path.is_dir() and path.stat().st_mode & stat.S_IXOTH for path in (folder, *folder.parents))
 
 
 def make_work(folder: Path) -> None:

@@ -48,7 +48,7 @@ def _text(field: bytes) -> str:
 def _octal(field: bytes) -> int:
     digits = field.strip(b" \0")
     if not digits or any(byte not in b"01234567" for byte in digits):
-        raise BadOutput("the output is not a plain tar stream")
+        raise BadOutput("the output is no plain tar stream")
     return int(digits, 8)
 
 
@@ -117,10 +117,10 @@ class OutputReader:
             self._zero_blocks += 1
             return
         if self._zero_blocks or block[_MAGIC] != b"ustar\x0000":
-            raise BadOutput("the output is not a plain tar stream")
+            raise BadOutput("the output is no plain tar stream")
         blanked = block[: _CHECKSUM.start] + b" " * 8 + block[_CHECKSUM.stop :]
         if _octal(block[_CHECKSUM]) != sum(blanked):
-            raise BadOutput("the output is not a plain tar stream")
+            raise BadOutput("the output is no plain tar stream")
         prefix, kind = _text(block[_PREFIX]), block[_TYPE]
         name = member_name(f"{prefix}/{_text(block[_NAME])}" if prefix else _text(block[_NAME]))
         if kind not in (b"0", b"5"):

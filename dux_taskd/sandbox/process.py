@@ -32,6 +32,8 @@ GONE_S = 10.0
 CPU_POLL_S = 0.25
 SIGXCPU_EXIT = 128 + signal.SIGXCPU
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+MARK = "DUX_SANDBOX"
+"""Variable by which a worker knows bubblewraps of its own; apps never see it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Start:
 
     machine: Machine
     filter: Path
+    worker: str
+    """Which worker starts it: the value of MARK."""
     bundle: str
     inputs: str
     etc: str
@@ -154,7 +158,7 @@ class Sandbox:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=(seccomp, status_end),
-                env=ENVIRONMENT,
+                env={**ENVIRONMENT, MARK: start.worker},
                 cwd="/",
                 start_new_session=True,
                 bufsize=0,
@@ -293,6 +297,19 @@ class Sandbox:
         if cause is None:
             return Ending("exit", code, "", wall_ms, cpu_ms)
         return Ending(cause, None, detail, wall_ms, cpu_ms)
+
+
+def sweep(worker: str) -> None:
+    """End bubblewraps that an earlier life of this worker left.
+
+    They die with their parent, but a bubblewrap that was killed while it made its first process leaves that one
+    waiting for ever.
+    """
+    mark = f"{MARK}={worker}".encode()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+                os.kill(int(entry.name), signal.SIGKILL)
 
 
 class StillAlive(Exception):

@@ -90,8 +90,7 @@ def launch(privileges: Privileges) -> list[str]:
         if privileges.uid == 0:
             raise ValueError("a task never runs as root")
         prefix += ["setpriv", f"--reuid={privileges.uid}", f"--regid={privileges.uid}"]
-        # The signal closes the gap until bwrap asks for it itself.
-        prefix += ["--clear-groups", "--no-new-privs", "--pdeathsig=KILL"]
+        prefix += ["--clear-groups", "--no-new-privs"]
     return prefix
 
 
