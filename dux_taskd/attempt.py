@@ -151,11 +151,13 @@ class Dealer:
         return await self._registry.ask(order["provider"], "task.poll", params, wait_s=wait)
 
     async def abort(self, order: dict[str, Any]) -> OrderReply | None:
-        """Tell the provider to stop; its last word, or None when it gave none that can be read."""
+        """Tell the provider to stop; its last word, or None when it gave none in time that can be read."""
+        params = {"task": order["task"]}
         try:
-            value = await self._registry.ask(order["provider"], "task.abort", {"task": order["task"]}, wait_s=ABORT_S)
+            async with asyncio.timeout(ABORT_S):
+                value = await self._registry.ask(order["provider"], "task.abort", params, wait_s=ABORT_S)
             return orders.parse_reply(value, order)
-        except DuxError:
+        except (DuxError, TimeoutError):
             return None
 
     def _hear(self, task: TaskId, reply: OrderReply, offset: int) -> int:
