@@ -1,6 +1,7 @@
 """Listings between real nodes: published by one, found by all, there still when the publisher is not."""
 
 import base64
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_an_app_is_found_by_all_replaced_by_its_next_version_and_gone_when_withd
         reply = publish(alice, write_app(short_tmp / "app", name="word-count"))
         assert reply["announced"] is True
         for node in (door, bob):
-            until(lambda node=node: finds(node, "word-count"), "the listing arrives")
+            until(partial(finds, node, "word-count"), "the listing arrives")
         shown = bob.call("app.show", app="word-count")
         assert shown["publisher"] == alice.id
         assert shown["record"] == alice.call("app.show", app="word-count")["record"]
