@@ -51,7 +51,7 @@ from duxcommon.errors import (
 )
 from duxcommon.identity import Identity
 from duxcommon.records import sign_record
-from duxcommon.rpc import Caller, method
+from duxcommon.rpc import Caller, Client, method
 from duxcommon.rpc.declare import Bound, collect
 from tests.support.network import definition
 
@@ -291,6 +291,7 @@ class RegistryMethods:
         self.served: list[str] = []
         self.load_pct = 0
         self.accepting = False
+        self.told = False
         self.offers: set[tuple[str, str]] = set()
         self.seq = 0
         self.calls: list[str] = []
@@ -305,7 +306,7 @@ class RegistryMethods:
     @method("node.update", access="daemon")
     async def update(self, apps: list[Hash32], load_pct: int, accepting: bool) -> NodeInfo:
         """Load and apps."""
-        self.served, self.load_pct, self.accepting = apps, load_pct, accepting
+        self.served, self.load_pct, self.accepting, self.told = apps, load_pct, accepting, True
         record = NodeRecord(
             name="n", addresses=[], hardware=Hardware(cpu_cores=1, memory_mb=1, storage_mb=1, arch="x"), version="1"
         )
@@ -411,6 +412,8 @@ class StubRuntime:
         self.work: Work = echo
         self.runs: list[str] = []
         self.killed: list[str] = []
+        self.note: Path | None = None
+        """A file that gets a line for each run."""
         self.refuses: DuxError | None = None
 
     async def ready(self, own: bool) -> None:
@@ -428,6 +431,9 @@ class StubRuntime:
         progress: Progress | None = None,
     ) -> RunResult:
         self.runs.append(task_id)
+        if self.note is not None:
+            with self.note.open("a") as note:
+                note.write(f"{task_id}\n")
         return await self.work(input, params, progress)
 
     async def kill(self, task_id: str) -> None:
@@ -438,10 +444,6 @@ class StubRuntime:
 
 
 # --- nodes ---------------------------------------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Stands for kill -9 at a failpoint: nothing of the daemon runs after it."""
 
 
 class LabDaemon(TaskDaemon):
@@ -467,6 +469,8 @@ class Node:
     settings: TaskdSettings
     world: "World"
     runtime: StubRuntime = field(default_factory=StubRuntime)
+    rpc_in: "LocalRpc | Client" = field(init=False)
+    """To the node's taskd."""
 
     def __post_init__(self) -> None:
         self.blobs = BlobStore(self.settings.blobs_dir)
@@ -493,7 +497,7 @@ class Node:
         await until(lambda: self.registry.served or not self.world.listings)
 
     async def stop(self) -> None:
-        self.rpc_in.down = True
+        await self.rpc_in.close()
         await self.daemon._end_tasks()
         await self.daemon.stop()
 
@@ -519,8 +523,9 @@ class World:
     alices: list[Node]
     """Sell."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: "type[Node] | None" = None) -> None:
         self.folder = folder
+        self.kind = kind or Node
         self.nodes: dict[str, Node] = {}
         self.escrows: dict[str, EscrowMethods] = {}
         self.registries: dict[str, RegistryMethods] = {}
@@ -543,7 +548,7 @@ class World:
             buyer=BuyerSettings(**{"silence_s": 1, "poll_s": 5, "hold_s": 1, "listing_s": 0, **(buyer or {})}),
             provider=ProviderSettings(**{"refresh_s": 1, **(provider or {})}),
         )
-        return Node(Identity(hashlib.sha256(name.encode()).digest()), settings, self)
+        return self.kind(Identity(hashlib.sha256(name.encode()).digest()), settings, self)
 
     def publish(self, node: Node, app: Manifest, bundle: bytes = b"a bundle") -> Listing:
         """List an app of a node, or its next version, and put its bundle into everybody's blob store."""
