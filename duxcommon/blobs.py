@@ -40,7 +40,9 @@ class BlobWriter:
         # Other daemons of the node read blobs through their group.
         self._path.chmod(0o640)
         target = self._store.path(digest)
-        target.parent.mkdir(exist_ok=True)
+        if not target.parent.is_dir():
+            target.parent.mkdir(exist_ok=True)
+            sync_directory(self._store.directory)
         os.replace(self._path, target)
         sync_directory(target.parent)
         return digest

@@ -5,12 +5,16 @@ Imports the standard library and `duxcommon.errors` only.
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import Any
 
-from .errors import DaemonDown, RemoteError, TimedOut, from_rpc
+from .errors import DaemonDown, MessageTooLarge, RemoteError, TimedOut, from_rpc
 
+MAX_REQUEST = 8 * 1024 * 1024
 MAX_REPLY = 16 * 1024 * 1024
+CONNECT_S = 5.0
+BUSY_S = 0.02
 
 
 class BlockingClient:
@@ -24,13 +28,18 @@ class BlockingClient:
 
     def call(self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0) -> dict[str, Any]:
         """The result of `method`; `timeout` in seconds. Raises DaemonDown, TimedOut or what the daemon raised."""
-        connection = self._connect()
         self._next += 1
         request = {"jsonrpc": "2.0", "id": self._next, "method": method, "params": params or {}}
+        data = json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        if len(data) > MAX_REQUEST:
+            raise MessageTooLarge(f"the request has {len(data)} bytes; a message may have {MAX_REQUEST}")
+        connection = self._connect()
         try:
             connection.settimeout(timeout)
-            connection.sendall(json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n")
+            connection.sendall(data)
             message = json.loads(self._line(connection))
+            if not isinstance(message, dict) or not ("error" in message or isinstance(message.get("result"), dict)):
+                raise ValueError("no reply object")
         except TimeoutError:
             self.close()
             raise TimedOut(f"{method} on dux-{self.path.stem} did not answer within {timeout:.0f} s") from None
@@ -39,7 +48,7 @@ class BlockingClient:
             raise DaemonDown(f"the connection to dux-{self.path.stem} broke: {error}") from None
         except ValueError as error:
             self.close()
-            raise RemoteError(f"dux-{self.path.stem} sent something that is not JSON: {error}") from None
+            raise RemoteError(f"dux-{self.path.stem} sent something that is no reply: {error}") from None
         except BaseException:
             # After Ctrl-C a late reply must not be taken for the next call's.
             self.close()
@@ -59,9 +68,8 @@ class BlockingClient:
     def _connect(self) -> socket.socket:
         if self._socket is None:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            connection.settimeout(5.0)
             try:
-                connection.connect(str(self.path))
+                self._reach(connection)
             except OSError as error:
                 connection.close()
                 hint = f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`."
@@ -70,6 +78,20 @@ class BlockingClient:
                 raise DaemonDown(f"can't reach dux-{self.path.stem} at {self.path}: {error}", hint=hint) from None
             self._socket = connection
         return self._socket
+
+    def _reach(self, connection: socket.socket) -> None:
+        deadline = time.monotonic() + CONNECT_S
+        # Without a timeout, connect would wait for ever when the daemon's queue of new connections is full.
+        connection.settimeout(0)
+        while True:
+            try:
+                connection.connect(str(self.path))
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(BUSY_S)
+            else:
+                return
 
     def _line(self, connection: socket.socket) -> bytes:
         while (end := self._buffer.find(b"\n")) < 0:

@@ -118,8 +118,8 @@ def load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
 
 def parse_yaml(text: str, origin: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """Like load_yaml, of text; `origin` names it in errors."""
-    loader = _StrictLoader(text)
     try:
+        loader = _StrictLoader(text)
         node = loader.get_single_node()
         value = loader.construct_document(node) if node is not None else {}
     except yaml.MarkedYAMLError as error:

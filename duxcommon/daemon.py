@@ -27,7 +27,7 @@ from .network import NetworkDefinition, load_network
 from .rpc import Client, Server, collect, method, wire
 from .rpc.openrpc import document
 
-BACKLOG = 128
+BACKLOG = 1024
 KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """Python 3.13 would remove the socket's file by itself, even when it is systemd's."""
 EXIT_CONFIG = 78

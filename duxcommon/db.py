@@ -4,6 +4,8 @@ Durability: WAL with synchronous=FULL; `write` resolves only after the commit th
 """
 
 import asyncio
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -15,10 +17,13 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import AlreadyRunning, Conflict, DiskFull, StoreDamaged, TimedOut
+from .errors import AlreadyRunning, ConfigError, Conflict, DiskFull, StoreDamaged, TimedOut
 
 T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], T]
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""No space on the disk, in the user's quota, or in the largest file that the process may write."""
 
 GROUP = 256
 """Most writes that share one commit."""
@@ -51,7 +56,7 @@ def translate(error: BaseException) -> BaseException:
             return StoreDamaged(f"the database is damaged: {text}")
         if "locked" in text or "busy" in text:
             return TimedOut("the database is busy; nothing was changed")
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DiskFull(f"the disk is full: {error}")
     return error
 
@@ -60,23 +65,33 @@ class Store:
     """A database file that belongs to one process.
 
     `migrations` are SQL scripts; `user_version` counts those that were applied. Raises AlreadyRunning when
-    another process holds the file, StoreDamaged when it can't be read, DiskFull when it can't be written.
+    another process holds the file, StoreDamaged when it can't be read, DiskFull when it can't be written,
+    ConfigError when its directory is missing or belongs to somebody else.
     """
 
     def __init__(self, path: Path, migrations: Sequence[str]) -> None:
         self.path = path
-        self._lock_file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._lock_file)
-            raise AlreadyRunning(f"{path} is in use by another process") from error
-        try:
-            self._writer = connect(path)
-            self._migrate(migrations)
-        except sqlite3.Error as error:
-            os.close(self._lock_file)
-            raise translate(error) from error
+            self._lock_file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if isinstance(full := translate(error), DiskFull):
+                raise full from error
+            raise ConfigError(
+                f"can't open the database {path}: {error}", hint="Make `state_dir` and give it to the daemon's user."
+            ) from error
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, self._lock_file)
+            try:
+                fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise AlreadyRunning(f"{path} is in use by another process") from error
+            try:
+                self._writer = connect(path)
+                undo.callback(self._writer.close)
+                self._migrate(migrations)
+            except sqlite3.Error as error:
+                raise translate(error) from error
+            undo.pop_all()
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()

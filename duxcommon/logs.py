@@ -36,12 +36,15 @@ class JsonFormatter(logging.Formatter):
 
 
 def setup(daemon: str, level: str, directory: Path | None) -> None:
-    """Send all logging of this process to standard error and, with `directory`, to `<directory>/<daemon>.log`."""
+    """Send all logging of this process to standard error and, with `directory`, to `<directory>/<daemon>.log`.
+
+    Raises OSError when that file can't be written.
+    """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if directory is not None:
         handlers.append(
             logging.handlers.RotatingFileHandler(
-                directory / f"{daemon}.log", maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES, delay=True
+                directory / f"{daemon}.log", maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES
             )
         )
     root = logging.getLogger()

@@ -14,7 +14,7 @@ MAX_MONEY = 10**10 * COIN
 DUST = 1_000_000
 """Smallest output that relays everywhere: 0.01 FLOP (Flopcoin's soft-dust limit), in koinu."""
 
-_FLOP = re.compile(r"^(\d{1,11})(?:\.(\d{1,8}))?$")
+_FLOP = re.compile(r"([0-9]{1,11})(?:\.([0-9]{1,8}))?")
 
 
 class Split(NamedTuple):
@@ -29,7 +29,7 @@ def parse_flop(text: str) -> int:
 
     Raises InvalidParams for anything else: signs, exponents, more than eight decimals, above MAX_MONEY.
     """
-    match = _FLOP.match(text.strip())
+    match = _FLOP.fullmatch(text.strip())
     koinu = int(match[1]) * COIN + int((match[2] or "").ljust(8, "0")) if match else -1
     if not 0 <= koinu <= MAX_MONEY:
         raise InvalidParams(

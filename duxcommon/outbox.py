@@ -103,20 +103,28 @@ class Outbox:
     async def _send(self, row: sqlite3.Row) -> None:
         kind, ref, payload, due = row["kind"], row["ref"], row["payload"], row["due"]
         try:
-            await self._handlers[kind](ref, json.loads(payload))
-        except DuxError as error:
-            await self._later(row, f"{error.name}: {error.message}")
-            return
-        except Exception:
-            log.exception("outbox message failed", extra={"kind": kind, "ref": ref})
-            await self._later(row, "internal error")
-            return
-        # A message that was replaced meanwhile stays and is sent again.
-        await self._store.write(
-            lambda c: c.execute(
-                "DELETE FROM outbox WHERE kind = ? AND ref = ? AND payload = ? AND due = ?", (kind, ref, payload, due)
+            why = ""
+            try:
+                await self._handlers[kind](ref, json.loads(payload))
+            except DuxError as error:
+                why = f"{error.name}: {error.message}"
+            except Exception:
+                log.exception("outbox message failed", extra={"kind": kind, "ref": ref})
+                why = "internal error"
+            if why:
+                await self._later(row, why)
+                return
+            # A message that was replaced meanwhile stays and is sent again.
+            await self._store.write(
+                lambda c: c.execute(
+                    "DELETE FROM outbox WHERE kind = ? AND ref = ? AND payload = ? AND due = ?",
+                    (kind, ref, payload, due),
+                )
             )
-        )
+        except DuxError as error:
+            # The row is as due as before: without a pause, a full disk would have it sent without end.
+            log.warning("can't note what was sent", extra={"kind": kind, "ref": ref, "why": error.message})
+            await asyncio.sleep(FIRST_RETRY_S)
 
     async def _later(self, row: sqlite3.Row, why: str) -> None:
         delay = min(FIRST_RETRY_S * 2 ** min(row["tries"], 10), LAST_RETRY_S)

@@ -46,6 +46,8 @@ def canonical(value: Any) -> bytes:
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise BadRecord("text that is not valid Unicode") from error
+    except ValueError as error:
+        raise BadRecord("a number with thousands of digits") from error
 
 
 def signed_bytes(record: SignedRecord) -> bytes:

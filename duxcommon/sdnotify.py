@@ -44,4 +44,6 @@ def passed_sockets() -> list[socket.socket]:
     if os.environ.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = int(os.environ.get("LISTEN_FDS", "0"))
+    for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"):
+        os.environ.pop(name, None)  # They are not for our children.
     return [socket.socket(fileno=LISTEN_FDS_START + number) for number in range(count)]

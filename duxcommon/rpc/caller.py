@@ -80,8 +80,12 @@ class Authorizer:
         self._access = access
         self._own_uid = os.geteuid()
 
-    def _trusted(self, caller: Caller) -> bool:
+    def _owns(self, caller: Caller) -> bool:
         return caller.uid in (0, self._own_uid)
+
+    def trusted(self, caller: Caller) -> bool:
+        """Whether `caller` is root, the daemon's own user or another daemon of the node."""
+        return self._owns(caller) or self._is_user(caller, self._access.daemons)
 
     def _is_user(self, caller: Caller, names: list[str]) -> bool:
         minute = int(time.monotonic() // GROUPS_TTL_S)
@@ -89,7 +93,7 @@ class Authorizer:
 
     def as_peer(self, caller: Caller, node: object) -> Caller:
         """The remote node that `caller` speaks for. Raises NotAllowed unless `caller` is the gateway."""
-        if not (self._trusted(caller) or self._is_user(caller, self._access.gateway)):
+        if not (self._owns(caller) or self._is_user(caller, self._access.gateway)):
             raise NotAllowed(f"user {caller.name} may not speak for a remote node", hint="Only dux-registryd does.")
         if not (isinstance(node, str) and len(node) == 64 and all(c in "0123456789abcdef" for c in node)):
             raise InvalidRequest("'peer' is not a node id")
@@ -103,7 +107,7 @@ class Authorizer:
             return
         if access == "peer":
             raise NotAllowed(f"{method} is for other nodes", hint="It is called through peer.call.")
-        if self._trusted(caller):
+        if self._owns(caller):
             return
         if access in ("read", "spend", "daemon") and self._is_user(caller, self._access.daemons):
             return
@@ -115,5 +119,10 @@ class Authorizer:
         minute = int(time.monotonic() // GROUPS_TTL_S)
         if any(_gid(name, minute) in caller.gids for name in groups):
             return
-        wanted = " or ".join(groups) or "none: only the node's own daemons"
+        if access == "daemon":
+            raise NotAllowed(
+                f"user {caller.name} may not call {method}: it is for the node's own daemons",
+                hint="Use the methods that `dux-ctl --help` lists.",
+            )
+        wanted = " or ".join(groups) or "none"
         raise NotAllowed(f"user {caller.name} may not call {method} (needs group {wanted})")

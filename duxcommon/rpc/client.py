@@ -2,17 +2,21 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import DaemonDown, RemoteError, TimedOut, from_rpc
+from ..errors import DaemonDown, DuxError, MessageTooLarge, RemoteError, TimedOut, from_rpc
 from . import wire
 
 M = TypeVar("M", bound=BaseModel)
 CONNECT_S = 5.0
+BUSY_S = 0.02
+
+_Pending = dict[int, "asyncio.Future[dict[str, Any]]"]
 
 Observer = Callable[[str, dict[str, Any], dict[str, Any]], None]
 """Called with method, params and the result of each successful call (contract tests check them)."""
@@ -25,7 +29,8 @@ class Client:
         self.path = path
         self._observer = observer
         self._writer: asyncio.StreamWriter | None = None
-        self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
+        self._pending: _Pending = {}
+        """The calls of the present connection; an old one's are failed by its own reader."""
         self._next = 0
         self._connecting = asyncio.Lock()
         self._reader_task: asyncio.Task[None] | None = None
@@ -52,16 +57,20 @@ class Client:
         self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0, peer: str | None = None
     ) -> dict[str, Any]:
         """Like `call`, without the check. `peer` is the remote node that a gateway speaks for."""
-        writer = await self._connect()
         self._next += 1
         number = self._next
         request: dict[str, Any] = {"jsonrpc": "2.0", "id": number, "method": method, "params": params or {}}
         if peer is not None:
             request["peer"] = peer
+        data = wire.dumps(request)
+        if len(data) > wire.MAX_MESSAGE:
+            raise MessageTooLarge(f"the request has {len(data)} bytes; a message may have {wire.MAX_MESSAGE}")
+        writer = await self._connect()
+        pending = self._pending
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._pending[number] = future
+        pending[number] = future
         try:
-            writer.write(wire.dumps(request))
+            writer.write(data)
             async with asyncio.timeout(timeout):
                 await writer.drain()
                 message = await future
@@ -70,7 +79,7 @@ class Client:
         except OSError as error:
             raise DaemonDown(f"the connection to {self.path.stem} broke: {error}") from error
         finally:
-            self._pending.pop(number, None)
+            pending.pop(number, None)
         if "error" in message:
             raise from_rpc(message["error"])
         result = message.get("result")
@@ -88,36 +97,57 @@ class Client:
                 return self._writer
             try:
                 async with asyncio.timeout(CONNECT_S):
-                    reader, writer = await asyncio.open_unix_connection(str(self.path), limit=wire.MAX_MESSAGE)
+                    connection = await self._open()
+                    reader, writer = await asyncio.open_unix_connection(sock=connection, limit=wire.MAX_MESSAGE)
             except (OSError, TimeoutError) as error:
                 raise DaemonDown(
                     f"can't reach {self.path.stem} at {self.path}: {error or 'no answer'}",
                     hint=f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`.",
                 ) from error
             self._writer = writer
-            self._reader_task = asyncio.create_task(self._read(reader, writer), name=f"client-{self.path.stem}")
+            self._pending = {}
+            self._reader_task = asyncio.create_task(
+                self._read(reader, writer, self._pending), name=f"client-{self.path.stem}"
+            )
             return writer
 
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        pending = self._pending
+    async def _open(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            while True:
+                try:
+                    connection.connect(str(self.path))
+                except BlockingIOError:
+                    # The daemon's queue of new connections is full; asyncio's own connect takes that for success.
+                    await asyncio.sleep(BUSY_S)
+                else:
+                    return connection
+        except BaseException:
+            connection.close()
+            raise
+
+    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pending: _Pending) -> None:
+        failure: DuxError = DaemonDown(f"{self.path.stem} closed the connection during a call")
         try:
             while line := await wire.read_line(reader):
                 message = wire.loads(line)
-                if isinstance(message, dict):
-                    future = pending.get(message.get("id", -1))
-                    if future is not None and not future.done():
-                        future.set_result(message)
+                if not isinstance(message, dict):
+                    continue
+                if message.get("id") is None and "error" in message:
+                    # Not about one call: why the daemon is about to close the connection.
+                    failure = from_rpc(message["error"])
+                future = pending.get(message.get("id", -1))
+                if future is not None and not future.done():
+                    future.set_result(message)
         except Exception as error:
-            reason = str(error)
-        else:
-            reason = "it closed the connection"
+            failure = DaemonDown(f"{self.path.stem} went away during a call: {error}")
         finally:
             writer.close()
             if self._writer is writer:
                 self._writer = None
         for future in pending.values():
             if not future.done():
-                future.set_exception(DaemonDown(f"{self.path.stem} went away during a call: {reason}"))
+                future.set_exception(failure)
 
     async def close(self) -> None:
         """End the connection; calls in flight fail with DaemonDown."""

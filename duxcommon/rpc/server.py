@@ -16,7 +16,16 @@ import jsonrpcserver
 from jsonrpcserver.async_main import dispatch_to_serializable
 
 from ..config import Access
-from ..errors import DuxError, Internal, InvalidRequest, MessageTooLarge, MethodNotFound, Stopping, TimedOut
+from ..errors import (
+    DuxError,
+    Internal,
+    InvalidRequest,
+    MessageTooLarge,
+    MethodNotFound,
+    RateLimited,
+    Stopping,
+    TimedOut,
+)
 from . import wire
 from .caller import Authorizer, Caller, of_socket
 from .declare import Bound
@@ -25,10 +34,14 @@ from .limits import RateLimit
 log = logging.getLogger("rpc")
 
 MAX_CONNECTIONS = 512
+MAX_CONNECTIONS_A_USER = 128
+"""Of one local user, so that one program can't shut out the others; the node's own daemons may have all."""
 MAX_IN_FLIGHT = 64
 """Requests of one connection that run at once; reading pauses beyond."""
 SLOW_READER_S = 30.0
 FIRST_BYTES_S = 600.0
+FLUSH_S = 2.0
+"""How long a stop waits for the last replies to be read, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,11 @@ class Server:
         self._bound = methods
         self._methods = {name: self._wrap(bound) for name, bound in methods.items()}
         self._limits = {n: RateLimit(*b.spec.limit) for n, b in methods.items() if b.spec.limit is not None}
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: set[asyncio.Task[Any]] = set()
         self._waiting: set[asyncio.Task[Any] | None] = set()
-        self._connections: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[Any] | None] = set()
+        self._connections: dict[asyncio.StreamWriter, int] = {}
+        """Open connections and the uid at their other end."""
         self.stopping = False
         self.calls = 0
         self.failures = 0
@@ -68,7 +83,8 @@ class Server:
     def _wrap(self, bound: Bound) -> Callable[..., Awaitable[Any]]:
         spec = bound.spec
 
-        async def call(context: CallContext, *args: Any, **kwargs: Any) -> Any:
+        # Positional only: a parameter of the method may have any name.
+        async def call(context: CallContext, /, *args: Any, **kwargs: Any) -> Any:
             try:
                 caller = context.caller
                 self._authorizer.check(caller, spec.name, spec.access, spec.peers)
@@ -151,6 +167,8 @@ class Server:
             if request["method"] not in self._methods:
                 raise MethodNotFound(f"there is no method {request['method'][:80]!r} here")
         except DuxError as error:
+            if isinstance(error, MethodNotFound) and "id" not in request:
+                return None  # A notification is never answered.
             return {"jsonrpc": "2.0", "error": error.to_rpc(), "id": identity}
         reply = await dispatch_to_serializable(
             request, methods=self._methods, context=CallContext(caller), deserializer=_same, validator=_same
@@ -189,13 +207,18 @@ class Server:
 
     async def serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one connection until it ends; the first bytes decide between lines and HTTP."""
-        if len(self._connections) >= MAX_CONNECTIONS or self.stopping:
+        caller = of_socket(writer.get_extra_info("socket"))
+        try:
+            self._admit(caller)
+        except DuxError as error:
+            writer.write(self._error(error, None))
             writer.close()
             return
-        self._connections.add(writer)
+        self._connections[writer] = caller.uid
+        task = asyncio.current_task()
+        self._serving.add(task)
         slots = asyncio.Semaphore(MAX_IN_FLIGHT)
         try:
-            caller = of_socket(writer.get_extra_info("socket"))
             line = await asyncio.wait_for(wire.read_line(reader), FIRST_BYTES_S)
             if line.startswith(wire.HTTP_METHODS):
                 await self._serve_http(reader, writer, line, caller)
@@ -209,24 +232,48 @@ class Server:
             # The sender has finished; what it asked for is still answered.
             for _ in range(MAX_IN_FLIGHT):
                 await slots.acquire()
-        except MessageTooLarge as error:
+        except DuxError as error:
             writer.write(self._error(error, None))
         except (OSError, asyncio.IncompleteReadError, TimeoutError):
             pass
+        except asyncio.CancelledError:
+            # `drain` ends what is left; asyncio would log a connection that ends as cancelled.
+            if not self.stopping:
+                raise
         finally:
-            self._connections.discard(writer)
+            del self._connections[writer]
+            self._serving.discard(task)
             writer.close()
+
+    def _admit(self, caller: Caller) -> None:
+        """Raises Stopping or RateLimited for a connection that can't be served now."""
+        if self.stopping:
+            raise Stopping("the daemon is shutting down")
+        if len(self._connections) >= MAX_CONNECTIONS:
+            raise RateLimited(f"{MAX_CONNECTIONS} connections are open", hint="Close connections that are not used.")
+        if not self._authorizer.trusted(caller):
+            own = sum(uid == caller.uid for uid in self._connections.values())
+            if own >= MAX_CONNECTIONS_A_USER:
+                raise RateLimited(f"user {caller.name} has {own} connections open", hint="Close some of them.")
 
     async def _serve_http(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: bytes, caller: Caller
     ) -> None:
         try:
             body = await asyncio.wait_for(wire.read_http(reader, line), SLOW_READER_S)
-            reply = await self.answer(body, caller) or b""
+            task = asyncio.create_task(self.answer(body, caller))
+            self._in_flight.add(task)
+            task.add_done_callback(self._in_flight.discard)
+            reply = await task or b""
         except DuxError as error:
             reply = self._error(error, None)
+        except TimeoutError:
+            reply = self._error(TimedOut(f"the request was not complete after {SLOW_READER_S:.0f} s"), None)
         writer.write(wire.http_reply(reply))
-        await asyncio.wait_for(writer.drain(), SLOW_READER_S)
+        try:
+            await asyncio.wait_for(writer.drain(), SLOW_READER_S)
+        except TimeoutError:
+            writer.transport.abort()
 
     async def _serve_line(
         self, line: bytes, caller: Caller, writer: asyncio.StreamWriter, slots: asyncio.Semaphore
@@ -237,7 +284,8 @@ class Server:
                 writer.write(reply)
                 await asyncio.wait_for(writer.drain(), SLOW_READER_S)
         except (OSError, TimeoutError):
-            writer.close()
+            # Not close(): that would wait for ever to get rid of what the other side does not read.
+            writer.transport.abort()
         finally:
             slots.release()
 
@@ -253,3 +301,12 @@ class Server:
             task.cancel()
         for writer in list(self._connections):
             writer.close()
+        serving = [task for task in self._serving if task is not None]
+        if serving:
+            # They end once their last replies are out.
+            await asyncio.wait(serving, timeout=FLUSH_S)
+        for writer in list(self._connections):
+            writer.transport.abort()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)

@@ -12,6 +12,7 @@ MAX_MESSAGE = 8 * 1024 * 1024
 MAX_DEPTH = 64
 MAX_BATCH = 50
 MAX_HEADERS = 16_384
+MAX_EMPTY_LINES = 100
 HTTP_METHODS = (b"POST ", b"GET ", b"PUT ", b"HEAD ", b"DELETE ", b"OPTIONS ", b"PATCH ")
 
 
@@ -26,29 +27,40 @@ def _finite(text: str) -> float:
     return value
 
 
-_TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"')
-_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def _too_deep(data: bytes) -> bool:
-    """Whether valid JSON nests deeper than MAX_DEPTH; peels the innermost level at C speed."""
-    brackets = _TEXT.sub(b"", data).translate(None, _NO_BRACKETS)
+def _too_deep(value: Any) -> bool:
+    """Whether a JSON value nests deeper than MAX_DEPTH, looked at level by level."""
+    level = [value] if type(value) in (list, dict) else []
     for _ in range(MAX_DEPTH):
-        if not brackets:
+        if not level:
             return False
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-    return bool(brackets)
+        level = [
+            item
+            for container in level
+            for item in (container.values() if type(container) is dict else container)
+            if type(item) is list or type(item) is dict
+        ]
+    return bool(level)
+
+
+def _check_text(value: Any) -> None:
+    """Raises ValueError when a text holds half a character (a lone surrogate): no file or database takes it."""
+    json.dumps(value, ensure_ascii=False).encode()
 
 
 def loads(data: bytes) -> Any:
     """JSON of at most MAX_DEPTH levels with finite numbers. Raises ParseError."""
     try:
-        value = json.loads(data, parse_constant=_no_constant, parse_float=_finite)
+        value = json.loads(data.decode(), parse_constant=_no_constant, parse_float=_finite)
+        # A message with few brackets can't be deep; counting them costs next to nothing.
+        if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(value):
+            raise ParseError(f"nested deeper than {MAX_DEPTH} levels")
+        if _SURROGATE.search(data):
+            _check_text(value)
     except (ValueError, RecursionError) as error:
-        raise ParseError(f"not JSON: {error}") from None
-    # A message with few brackets can't be deep; counting them costs next to nothing.
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(data):
-        raise ParseError(f"nested deeper than {MAX_DEPTH} levels")
+        raise ParseError(f"not JSON: {error}"[:200]) from None
     return value
 
 
@@ -58,22 +70,35 @@ def dumps(value: Any) -> bytes:
 
 
 async def read_line(reader: asyncio.StreamReader) -> bytes:
-    """The next line without its end; empty bytes at the end of the stream. Raises MessageTooLarge."""
-    while True:
+    """The next line without its end; empty bytes at the end of the stream.
+
+    Raises MessageTooLarge, and InvalidRequest for a sender of empty lines.
+    """
+    for _ in range(MAX_EMPTY_LINES):
         try:
             line = await reader.readuntil(b"\n")
         except asyncio.IncompleteReadError as error:
             return error.partial.strip()
         except asyncio.LimitOverrunError:
             raise MessageTooLarge(f"a message may have at most {MAX_MESSAGE} bytes") from None
-        if line.strip():
-            return line.strip()
+        if text := line.strip():
+            return text
+    raise InvalidRequest(f"{MAX_EMPTY_LINES} empty lines and no request")
 
 
 async def read_http(reader: asyncio.StreamReader, request_line: bytes) -> bytes:
     """The body of the HTTP request that `request_line` begins. Raises InvalidRequest or MessageTooLarge."""
     if not request_line.startswith(b"POST "):
         raise InvalidRequest("only POST is answered", hint="curl --unix-socket SOCKET -d '{…}' http://dux/")
+    try:
+        return await _read_post(reader)
+    except asyncio.LimitOverrunError:
+        raise MessageTooLarge(f"HTTP headers may have at most {MAX_HEADERS} bytes") from None
+    except asyncio.IncompleteReadError:
+        raise InvalidRequest("the HTTP request ended before its body was complete") from None
+
+
+async def _read_post(reader: asyncio.StreamReader) -> bytes:
     length = -1
     total = 0
     while True:

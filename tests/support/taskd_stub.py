@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from pydantic import Field
 
-from duxcommon.api.common import Model, Ok, Seconds
+from duxcommon.api.common import Model, Ok, Seconds, SignedRecord
 from duxcommon.config import Settings
 from duxcommon.daemon import Daemon, run
 from duxcommon.errors import InsufficientFunds
@@ -66,6 +66,11 @@ class StubMethods:
     async def answer(self, body: dict[str, Any] | None = None) -> Answer:
         """Reply with a receipt."""
         return Answer(receipt=body)
+
+    @method("task.order", access="peer")
+    async def order(self, caller: Caller, order: SignedRecord, input: str | None) -> Echo:
+        """Give back the order."""
+        return Echo(value=order.model_dump(), peer=caller.peer)
 
     @method("task.wait", access="peer", example={"wait_s": 0.1})
     async def wait(self, wait_s: Seconds) -> Ok:
