@@ -99,6 +99,11 @@ class Run:
     def over(self) -> bool:
         return self.task is not None and self.task.done()
 
+    @property
+    def failed(self) -> bool:
+        """It never ran: asking again tries again."""
+        return self.over and self.task is not None and (self.task.cancelled() or self.task.exception() is not None)
+
     def kill(self) -> None:
         """End it, whether it runs or still waits for its turn."""
         self.killed = True
@@ -129,9 +134,15 @@ class Runner:
         NotFound (bundle or input), Conflict, InvalidParams, and what is wrong with the bundle.
         """
         run = self._runs.get(order.id)
+        while run is not None and run.killed and run.task is not None:
+            # A killed task may be run anew, but not beside what is left of it.
+            await asyncio.wait([run.task])
+            if self._runs.get(order.id) is run:
+                del self._runs[order.id]
+            run = self._runs.get(order.id)
         if run is not None and run.order != order:
             raise Conflict(f"task {order.id} was given with other parameters", hint="Choose a new id for a new task.")
-        if run is None or (run.over and run.task is not None and run.task.exception() is not None):
+        if run is None or run.failed:
             run = self._runs[order.id] = Run(order)
             run.task = asyncio.create_task(self._run(run), name=f"sandbox-{order.id}")
             # Nobody may be left to hear of it.
