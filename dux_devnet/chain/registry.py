@@ -180,6 +180,8 @@ def kind_name(value: Any) -> str:
 
 
 def _wrong_type(called: Command, param: Param, value: Any) -> RpcError:
+    if isinstance(value, Decimal) and int in param.kinds:
+        return RpcError(errors.MISC, "JSON integer out of range")
     wanted = param.kinds[0] if param.kinds else str
     if called.strict:
         return RpcError(errors.TYPE, f"Expected type {_CORE_NAMES[wanted]}, got {kind_name(value)}")

@@ -32,9 +32,19 @@ def block_hash(text: str, name: str = "blockhash") -> bytes:
         raise RpcError(errors.INVALID_PARAMETER, f"{name} must be hexadecimal string (not '{text}')") from None
 
 
-def find_block(call: Call, text: str) -> Block:
+def lenient_hash(call: Call, text: str, name: str) -> bytes:
+    """The same where Core 0.14 takes any text for a hash, which then is simply unknown."""
+    try:
+        return block_hash(text, name)
+    except RpcError:
+        if call.modern:
+            raise
+        return b""
+
+
+def find_block(call: Call, text: str, name: str = "blockhash") -> Block:
     """The block of a hash, on the chain in force or not; raises RpcError (-5)."""
-    found = call.node.store.block(block_hash(text))
+    found = call.node.store.block(lenient_hash(call, text, name))
     if found is None:
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Block not found")
     return found
@@ -115,7 +125,7 @@ def getblockhash(call: Call, height: int) -> str:
 @command("getblockheader", "Blockchain")
 def getblockheader(call: Call, blockhash: str, verbose: bool = True) -> Any:
     """A block's header, as an object or (verbose false) as hex."""
-    found = find_block(call, blockhash)
+    found = find_block(call, blockhash, "hash")
     raw = call.node.store.raw_block(found.hash)
     return _header_json(call, found, raw) if verbose else raw[:80].hex()
 
@@ -148,7 +158,7 @@ def _block(call: Call, text: str, verbosity: int) -> Any:
 @command("gettxout", "Blockchain")
 def gettxout(call: Call, txid: str, n: int, include_mempool: bool = True) -> Any:
     """An unspent output, or null; the mempool counts unless told otherwise."""
-    wanted = block_hash(txid, "txid")
+    wanted = lenient_hash(call, txid, "txid")
     node = call.node
     if include_mempool and node.mempool.spender(wanted, n) is not None:
         return None

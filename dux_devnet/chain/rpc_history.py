@@ -10,7 +10,7 @@ from . import errors, rules, spending, validate
 from .errors import RpcError
 from .jsonio import Amount
 from .registry import Call, command
-from .rpc_chain import block_hash
+from .rpc_chain import lenient_hash
 from .wallets import SPENDABLE, WATCHED, WalletTx
 
 
@@ -18,7 +18,7 @@ from .wallets import SPENDABLE, WATCHED, WalletTx
 def gettransaction(call: Call, txid: str, include_watchonly: bool | None = None) -> dict[str, Any]:
     """A transaction of the wallet: what it brought, its depth (negative: a conflict is in a block), its bytes."""
     wallet = call.wallet
-    known = call.node.wallets.tx(wallet, block_hash(txid, "txid"))
+    known = call.node.wallets.tx(wallet, lenient_hash(call, txid, "txid"))
     if known is None:
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Invalid or non-wallet transaction id")
     mine = WATCHED if include_watchonly else SPENDABLE
@@ -154,7 +154,7 @@ def _since(
         raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter")
     node, wallet = call.node, call.wallet
     mine = WATCHED if include_watchonly else SPENDABLE
-    since = None if text is None or text == "" else node.store.block(block_hash(text))
+    since = None if text is None or text == "" else node.store.block(lenient_hash(call, text, "blockhash"))
     if since is None and text and call.modern:
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Block not found")
     removed: list[dict[str, Any]] = []

@@ -32,7 +32,7 @@ def sendrawtransaction(call: Call, hexstring: str, allowhighfees: bool = False) 
     return _send(call, hexstring, allowhighfees)
 
 
-@command("sendrawtransaction", "Rawtransactions", dialects=("modern",))
+@command("sendrawtransaction", "Rawtransactions", dialects=("modern",), strict=True)
 def sendrawtransaction_modern(call: Call, hexstring: str, maxfeerate: Any = None) -> str:
     """Take a signed transaction into the mempool; its id. A `maxfeerate` of 0 lifts the guard against high fees."""
     return _send(call, hexstring, maxfeerate is not None and jsonio.amount(maxfeerate) == 0)
@@ -96,7 +96,9 @@ def getrawtransaction_modern(call: Call, txid: str, verbose: bool | int = False,
     """A transaction of the mempool, or of the block that is named (there is no index)."""
     wanted = block_hash(txid, "parameter 1")
     if blockhash is not None:
-        return _in_block(call, wanted, find_block(call, blockhash).hash, verbose)
+        block = find_block(call, blockhash)
+        shown = _in_block(call, wanted, block.hash, verbose)
+        return {"in_active_chain": block.active, **shown} if verbose else shown
     entry = call.node.mempool.get(wanted)
     if entry is None:
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, _NOT_FOUND_MODERN)
@@ -125,12 +127,12 @@ def _shown(call: Call, tx: Tx, verbose: bool | int, where: bytes | None) -> Any:
 
 
 @command("createrawtransaction", "Rawtransactions", strict=True)
-def createrawtransaction(call: Call, inputs: list[Any], outputs: dict[str, Any] | list[Any], locktime: int = 0) -> str:
-    """An unsigned transaction from outpoints and {address: amount} or {"data": hex}."""
+def createrawtransaction(call: Call, inputs: list[Any], outputs: Any, locktime: int = 0) -> str:
+    """An unsigned transaction from outpoints and {address: amount} or {"data": hex} (modern: also a list of those)."""
     if not 0 <= locktime <= 0xFFFFFFFF:
         raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, locktime out of range")
-    vin = [_unsigned_input(given, _LOCKABLE if locktime else _FINAL) for given in inputs]
-    pairs = list(outputs.items()) if isinstance(outputs, dict) else [_pair(item) for item in outputs]
+    vin = [_unsigned_input(call, given, _LOCKABLE if locktime else _FINAL) for given in inputs]
+    pairs = list(outputs.items()) if isinstance(outputs, dict) else [_pair(item) for item in _list(call, outputs)]
     vout: list[TxOut] = []
     seen: set[str] = set()
     for key, value in pairs:
@@ -152,12 +154,20 @@ def createrawtransaction(call: Call, inputs: list[Any], outputs: dict[str, Any] 
     return validate.serialize(Tx(2 if call.modern else 1, locktime, vin, vout, check_validity=False)).hex()
 
 
-def _unsigned_input(given: Any, default: int) -> TxIn:
-    txid, vout = outpoint_of(given)
+def _unsigned_input(call: Call, given: Any, default: int) -> TxIn:
+    txid, vout = outpoint_of(call, given)
     sequence = given.get("sequence", default)
     if isinstance(sequence, bool) or not isinstance(sequence, int) or not 0 <= sequence <= _FINAL:
         raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, sequence number is out of range")
     return TxIn(OutPoint(txid, vout, check_validity=False), b"", sequence, check_validity=False)
+
+
+def _list(call: Call, outputs: Any) -> list[Any]:
+    if not call.modern:
+        raise RpcError(errors.TYPE, f"Expected type object, got {kind_name(outputs)}")
+    if not isinstance(outputs, list):
+        raise RpcError(errors.MISC, "JSON value is not an array as expected")
+    return outputs
 
 
 def _pair(item: Any) -> tuple[str, Any]:
@@ -166,17 +176,20 @@ def _pair(item: Any) -> tuple[str, Any]:
     return next(iter(item.items()))
 
 
-def outpoint_of(given: Any) -> tuple[bytes, int]:
+def outpoint_of(call: Call, given: Any) -> tuple[bytes, int]:
     """(txid, vout) of a JSON object; raises RpcError with Core's texts."""
     if not isinstance(given, dict):
         raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, expected object")
     txid, vout = given.get("txid"), given.get("vout")
     if not isinstance(txid, str):
-        raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, missing txid key")
+        if call.modern:
+            raise RpcError(errors.MISC, "JSON value is not a string as expected")
+        raise RpcError(errors.INVALID_PARAMETER, "txid must be hexadecimal string (not '')")
     if isinstance(vout, bool) or not isinstance(vout, int):
         raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, missing vout key")
     if not 0 <= vout <= 0xFFFFFFFF:
-        raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, vout must be positive")
+        text = "vout cannot be negative" if call.modern else "vout must be positive"
+        raise RpcError(errors.INVALID_PARAMETER, f"Invalid parameter, {text}")
     return block_hash(txid, "txid"), vout
 
 
@@ -230,7 +243,7 @@ def _fund_options(call: Call, given: dict[str, Any], outputs: int) -> spending.F
     try:
         change_script = None if change is None else coin_script.script_of(change, rules.PARAMS)
     except DuxError:
-        text = "changeAddress must be a valid address"
+        text = f"{'Change address' if call.modern else 'changeAddress'} must be a valid flopcoin address"
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, text) from None
     return spending.FundOptions(
         rate=jsonio.amount(given["feeRate"]) if "feeRate" in given else spending.DEFAULT_RATE,
@@ -289,7 +302,7 @@ def _given_secrets(texts: list[Any]) -> Any:
 
 def _signed(call: Call, text: str, prevtxs: list[Any] | None, secret_of: Any) -> dict[str, Any]:
     tx = _decode(call, text)
-    told = {outpoint_of(item): _told_coin(item) for item in prevtxs or []}
+    told = {outpoint_of(call, item): _told_coin(item) for item in prevtxs or []}
     coins = [told.get(outpoint(given)) or call.node.coin(*outpoint(given)) for given in tx.vin]
     problems = [_worded(call, problem) for problem in spending.sign(tx, coins, secret_of)]
     shown: dict[str, Any] = {"hex": validate.serialize(tx).hex(), "complete": not any(problems)}

@@ -6,7 +6,7 @@ from typing import Any
 from duxcommon.coin import script as coin_script
 from duxcommon.errors import DuxError
 
-from . import errors, jsonio, rules, spending
+from . import errors, jsonio, rules, spending, validate
 from .errors import RpcError
 from .jsonio import Amount
 from .registry import Call, command
@@ -121,7 +121,7 @@ def listunspent(
 ) -> list[dict[str, Any]]:
     """Coins of the wallet that are not locked, watched ones included."""
     wallets, wallet, tip = call.node.wallets, call.wallet, call.node.tip.height
-    only = None if addresses is None else {output_script(str(address)) for address in addresses}
+    only = None if addresses is None else {_named_script(str(address)) for address in addresses}
     listed = []
     for coin in spending.unspent(call.node, wallet):
         depth = coin.depth(tip)
@@ -146,6 +146,10 @@ def listunspent(
     return listed
 
 
+def _named_script(address: str) -> bytes:
+    return output_script(address, f"Invalid Flopcoin address: {address[:80]}")
+
+
 @command("lockunspent", "Wallet", strict=True)
 def lockunspent(call: Call, unlock: bool, transactions: list[Any] | None = None) -> bool:
     """Keep coins out of funding (false) or give them back (true; all when none is named); lost on restart."""
@@ -154,7 +158,7 @@ def lockunspent(call: Call, unlock: bool, transactions: list[Any] | None = None)
         if unlock:
             locked.clear()
         return True
-    wanted = [outpoint_of(item) for item in transactions]
+    wanted = [outpoint_of(call, item) for item in transactions]
     if call.modern:
         for txid, vout in wanted:
             _check_lockable(call, txid, vout, unlock=unlock, locked=(txid, vout) in locked)
@@ -170,6 +174,8 @@ def _check_lockable(call: Call, txid: bytes, vout: int, *, unlock: bool, locked:
     known = call.node.wallets.tx(call.wallet, txid)
     if known is None:
         raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, unknown transaction")
+    if vout >= len(validate.parse_tx(known.raw).vout):
+        raise RpcError(errors.INVALID_PARAMETER, "Invalid parameter, vout index out of bounds")
     row = call.node.wallets.db.execute(
         "SELECT spent FROM wallet_coins WHERE txid = ? AND vout = ? AND wallet = ?", (txid, vout, call.wallet)
     ).fetchone()
@@ -205,10 +211,11 @@ def importaddress(call: Call, address: str, label: str = "", rescan: bool = True
             scripts.append(coin_script.p2sh_script(raw))
     for script in scripts:
         owned = wallets.owned(wallet, script)
-        if owned is not None and owned.secret is not None:
+        secret = None if owned is None else owned.secret
+        if secret is not None and not call.modern:
             text = "The wallet already contains the private key for this address or script"
             raise RpcError(errors.WALLET, text)
-        wallets.add_script(wallet, Owned(script, None, label, int(time.time())))
+        wallets.add_script(wallet, Owned(script, secret, label, int(time.time())))
     if rescan:
         call.node.rescan(scripts)
 

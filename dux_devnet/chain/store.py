@@ -116,7 +116,7 @@ class Store:
 
     def _block(self, where: str, *values: bytes | int) -> Block | None:
         row = self.db.execute(f"SELECT {_BLOCK} FROM blocks WHERE {where}", values).fetchone()  # noqa: S608
-        return None if row is None else Block(*row)
+        return None if row is None else Block(*row[:6], bool(row[6]), row[7])
 
     def block(self, block_hash: bytes) -> Block | None:
         return self._block("hash = ?", block_hash)

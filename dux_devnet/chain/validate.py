@@ -10,7 +10,7 @@ from btclib.script.engine import verify_input
 from btclib.script.engine.flags import ScriptFlag
 from btclib.tx import Tx, TxIn, TxOut
 
-from duxcommon.money import MAX_MONEY
+from duxcommon.money import MAX_MONEY, format_flop
 
 from . import policy, rules
 from .store import Coin
@@ -85,7 +85,7 @@ def check_structure(tx: Tx, size: int) -> None:
     if len(set(spends)) != len(spends):
         raise Reject(INVALID, "bad-txns-inputs-duplicate")
     if tx.is_coinbase:
-        raise Reject(INVALID, "coinbase")
+        raise Reject(INVALID, "coinbase" if 2 <= len(tx.vin[0].script_sig) <= 100 else "bad-cb-length")
     if any(given.is_coinbase for given in tx.vin):
         raise Reject(INVALID, "bad-txns-prevout-null")
 
@@ -111,7 +111,8 @@ def check_inputs(coins: Sequence[Coin], tx: Tx, height: int) -> int:
         raise Reject(INVALID, "bad-txns-inputvalues-outofrange")
     paid = sum(output.value for output in tx.vout)
     if paid > total:
-        raise Reject(INVALID, "bad-txns-in-belowout")
+        debug = f"value in ({format_flop(total)}) < value out ({format_flop(paid)})"
+        raise Reject(INVALID, "bad-txns-in-belowout", debug)
     return total - paid
 
 

@@ -125,7 +125,9 @@ def test_a_transaction_has_to_be_whole(chain: Devchain) -> None:
     refused(chain, make_tx(inputs, [(OWN, 10**18 + 1)]), "16: bad-txns-vout-toolarge")
     refused(chain, make_tx(inputs, [(OWN, 10**18), (OWN, 1)]), "16: bad-txns-txouttotal-toolarge")
     refused(chain, make_tx(inputs, [(OWN, -1)]), "16: bad-txns-vout-negative")
-    refused(chain, spend(coin, [(OWN, coin.amount + 1)]), "16: bad-txns-in-belowout")
+    below = "bad-txns-in-belowout"
+    debug = "value in (10.00) < value out (10.00000001)"
+    refused(chain, spend(coin, [(OWN, coin.amount + 1)]), f"16: {below}", f"{below}, {debug}")
     for text in ("", "00", "zz", serialize_tx(make_tx(inputs, [(OWN, COIN)])).hex()[:-2]):
         with pytest.raises(Refused, match="TX decode failed") as error:
             chain.call("sendrawtransaction", text)

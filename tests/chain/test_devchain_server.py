@@ -134,8 +134,8 @@ def test_only_posts_are_answered(chain: Devchain) -> None:
         ('{"method": "createrawtransaction", "params": [[{"txid": "00", "vout": 0}], {}]}', 500, -8),
         ('{"method": "createrawtransaction", "params": [[5], {}]}', 500, -8),
         ('{"method": "createrawtransaction", "params": ["x", {}]}', 500, -3),
-        ('{"method": "getblock", "params": ["%s"]}' % ("zz" * 32), 500, -8),
-        ('{"method": "getblock", "params": ["\\ud800"]}', 500, -8),
+        ('{"method": "getrawtransaction", "params": ["%s"]}' % ("zz" * 32), 500, -8),
+        ('{"method": "getrawtransaction", "params": ["\\ud800"]}', 500, -8),
     ],
 )
 def test_a_malformed_request_gets_cores_code_and_harms_nothing(

@@ -150,9 +150,13 @@ def test_an_imported_key_owns_its_past_only_after_a_rescan(chain: Devchain) -> N
     carol.importprivkey(chain.wif(SECRETS[0]), "payout", True)
     assert carol.getbalance() == 2
     carol.pay({bob.address(): "1.5"})
-    with pytest.raises(Refused, match="already contains the private key") as refused:
+    if chain.dialect == "flopcoin":
+        with pytest.raises(Refused, match="already contains the private key") as refused:
+            carol.importaddress(address, "", False)
+        assert refused.value.code == -4
+    else:
         carol.importaddress(address, "", False)
-    assert refused.value.code == -4
+        assert carol.getaddressinfo(address)["ismine"] is True
 
 
 def test_a_script_watched_late_is_found_in_what_the_wallet_has(chain: Devchain) -> None:
