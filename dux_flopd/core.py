@@ -15,12 +15,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 from urllib.parse import urlsplit
 
 from bitcoinrpc.authproxy import AuthServiceProxy, JSONRPCException
@@ -31,6 +32,7 @@ from duxcommon.money import COIN
 from .settings import CoreSettings
 
 Dialect = Literal["flopcoin", "modern"]
+F = TypeVar("F", bound=Callable[..., Awaitable[Any]])
 OutpointKey = tuple[str, int]
 """A transaction id and an output number."""
 
@@ -68,6 +70,8 @@ IDLE_S = 20.0
 """Core closes connections that are idle for 30 s; ours are renewed before that."""
 RESCAN_TIMEOUT_S = 3600
 MAX_CONFIRMATIONS = 9_999_999
+_TOO_MANY = 10**12
+"""More coins than there can be; beyond, decimal arithmetic would round."""
 
 METHOD_NOT_FOUND, WARMUP, WALLET_MISSING, WALLET_LOCKED, WALLET_FAULT = -32601, -28, -18, -13, -4
 _HTTP_STATUS = re.compile(r"'(\d{3}) ")
@@ -80,9 +84,9 @@ logging.getLogger("BitcoinRPC").setLevel(logging.WARNING)
 def to_koinu(value: Any) -> int:
     """Koinu of an amount in a reply (a decimal number of coins); raises ChainFault when it is not exact."""
     if isinstance(value, (int, Decimal)) and not isinstance(value, bool):
-        koinu = Decimal(value) * COIN
-        if koinu == int(koinu):
-            return int(koinu)
+        coins = Decimal(value)
+        if coins.is_finite() and abs(coins) < _TOO_MANY and coins * COIN % 1 == 0:
+            return int(coins * COIN)
     raise ChainFault(f"Core answered {str(value)[:40]!r} where an amount belongs")
 
 
@@ -141,6 +145,19 @@ class _Link:
 
     proxy: Any
     connection: http.client.HTTPConnection
+
+
+def _shaped(function: F) -> F:
+    """An answer of another form than Core's is Core's fault and not ours."""
+
+    @wraps(function)
+    async def checked(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await function(*args, **kwargs)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ChainFault(f"Core's answer to {function.__name__} has another form than expected") from error
+
+    return cast(F, checked)
 
 
 class Core:
@@ -329,6 +346,7 @@ class Core:
 
     # --- the chain -------------------------------------------------------------------------------------------
 
+    @_shaped
     async def chain_info(self) -> ChainInfo:
         """Height, headers and tip."""
         info = await self.call("getblockchaininfo")
@@ -336,6 +354,7 @@ class Core:
             _int(info["blocks"]), _int(info["headers"]), str(info["bestblockhash"]), _int(info["mediantime"])
         )
 
+    @_shaped
     async def network_info(self) -> tuple[str, int]:
         """Core's subversion string and its number of peers."""
         info = await self.call("getnetworkinfo")
@@ -354,6 +373,7 @@ class Core:
                 return None
             raise
 
+    @_shaped
     async def block(self, block_hash: str) -> bytes:
         """A whole serialised block."""
         return bytes.fromhex(await self.call("getblock", block_hash, False))
@@ -365,6 +385,7 @@ class Core:
 
     # --- the wallet ------------------------------------------------------------------------------------------
 
+    @_shaped
     async def coins(self) -> list[Coin]:
         """The wallet's own unspent, unlocked, mature outputs, unconfirmed ones included."""
         found = await self.call("listunspent", 0, MAX_CONFIRMATIONS)
@@ -390,6 +411,7 @@ class Core:
                 if error.details.get("code") != -8:
                     raise
 
+    @_shaped
     async def fund(self, raw: str, *, change_at: int, fee_rate: int) -> Funded:
         """Let Core add inputs and at most one change output, at position `change_at`; `fee_rate` in koinu/kB."""
         options: dict[str, Any] = {"changePosition": change_at, "feeRate": to_coins(fee_rate)}
@@ -398,6 +420,7 @@ class Core:
         funded = await self.call("fundrawtransaction", raw, options)
         return Funded(str(funded["hex"]), to_koinu(funded["fee"]), _int(funded["changepos"]))
 
+    @_shaped
     async def sign(self, raw: str) -> str:
         """Sign all inputs with the wallet's keys; raises ChainFault when one can't be signed."""
         modern = await self.dialect() == "modern"
@@ -406,6 +429,7 @@ class Core:
             raise ChainFault("Core's wallet could not sign every input")
         return str(signed["hex"])
 
+    @_shaped
     async def transaction(self, txid: str) -> WalletTx | None:
         """A transaction that concerns the wallet or a watched script, or None."""
         try:
@@ -426,11 +450,13 @@ class Core:
             label=next((str(entry["label"])[:200] for entry in found["details"] if entry.get("label")), ""),
         )
 
+    @_shaped
     async def unconfirmed(self, best: str) -> dict[str, int]:
         """Ids of the wallet's and the watched scripts' transactions above the block `best`, and their confirmations."""
         found = await self.call("listsinceblock", best, 1, True)
         return {str(entry["txid"]): _int(entry["confirmations"]) for entry in found["transactions"]}
 
+    @_shaped
     async def newest(self, count: int) -> list[str]:
         """Transaction ids of the wallet's last `count` entries, newest first (a transaction may have several)."""
         entries = await self.call("listtransactions", "*", count, 0, False)
@@ -442,6 +468,7 @@ class Core:
             return str(await self.call("getnewaddress", label, "legacy"))
         return str(await self.call("getnewaddress", label))
 
+    @_shaped
     async def knows(self, address: str) -> Literal["mine", "watched", "no"]:
         """Whether the wallet can spend from an address, watches it, or neither."""
         modern = await self.dialect() == "modern"
