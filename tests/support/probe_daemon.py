@@ -4,6 +4,7 @@ python tests/support/probe_daemon.py --config FILE
 """
 
 import asyncio
+import json
 import os
 import sqlite3
 import sys
@@ -21,12 +22,16 @@ from duxcommon.config import Settings
 from duxcommon.daemon import Daemon, run
 from duxcommon.db import Store
 from duxcommon.errors import ConfigError, InsufficientFunds
-from duxcommon.rpc import Caller, method, server
+from duxcommon.rpc import Caller, caller, method, server
 
 MIGRATIONS = (db.IDEMPOTENCY_TABLE, "CREATE TABLE note (id INTEGER PRIMARY KEY, text TEXT NOT NULL) STRICT;")
 
 if slow := os.environ.get("PROBE_SLOW_READER_S"):
     server.SLOW_READER_S = float(slow)
+
+if groups := os.environ.get("PROBE_GROUPS"):
+    # Names of groups that the machine does not have, for callers that carry their numbers.
+    caller._gid = lambda name, _minute: json.loads(groups).get(name)  # type: ignore[assignment]
 
 
 class ProbeSettings(Settings):
