@@ -24,6 +24,8 @@ from .provider import Provider
 from .queue import TASKS_TABLE, Queue
 from .runs import RUNS_TABLE, Ledger
 from .runtimes.base import Runtime
+from .runtimes.command import CommandRuntime
+from .runtimes.http import HttpRuntime
 from .seats import Seats
 from .settings import TaskdSettings
 from .tasks import Job
@@ -65,9 +67,6 @@ class TaskDaemon(Daemon):
 
     def make_runtimes(self) -> Mapping[str, Runtime]:
         """One runtime for each kind of app."""
-        from .runtimes.command import CommandRuntime
-        from .runtimes.http import HttpRuntime
-
         return {"command": CommandRuntime(self.rpc("sandbox")), "http": HttpRuntime(self.blobs)}
 
     async def stop(self) -> None:

@@ -19,12 +19,15 @@ from duxcommon.errors import (
     BY_NAME,
     BadTransition,
     Cancelled,
+    ChannelClosed,
+    ChannelUnknown,
     Conflict,
     DaemonDown,
     DeadlinePassed,
     DiskFull,
     DuxError,
     NoProvider,
+    PaymentUnknown,
     RateLimited,
     RemoteError,
     Stopping,
@@ -45,6 +48,9 @@ log = logging.getLogger("taskd.buyer")
 
 UNSURE = (DaemonDown, TimedOut, Stopping, RateLimited, DiskFull)
 """Answers of this node's own daemons that leave open whether the call was carried out: it is repeated."""
+
+UNPAYABLE = (BadTransition, ChannelClosed, ChannelUnknown, PaymentUnknown)
+"""Why a result can never be paid: the payment was given back, or its channel is at its end."""
 
 CANCELLED = Cancelled("cancelled by the user")
 
@@ -294,8 +300,8 @@ class Buyer:
         assert receipt is not None
         payment, hashed, key = attempt.payment, orders.body_hash(receipt["body"]), job.key("release")
         try:
-            await self._patiently(task, lambda: self._escrow.release(payment, hashed, key))
-        except DuxError as error:
+            await self._until_paid(task, lambda: self._escrow.release(payment, hashed, key))
+        except UNPAYABLE as error:
             log.warning("a result could not be paid", extra={"task": task, "error": error.name})
             self._queue.stage(tasks.unpaid(self._queue.get(task), error, int(time.time())))
             return
@@ -407,11 +413,20 @@ class Buyer:
 
     async def _patiently(self, task: TaskId, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call to escrowd until it has answered for certain."""
+        return await self._repeat(task, call, lambda error: isinstance(error, UNSURE))
+
+    async def _until_paid(self, task: TaskId, call: Callable[[], Awaitable[T]]) -> T:
+        """Repeat it until it is done or can never be: a locked wallet is no reason to keep what was earned."""
+        return await self._repeat(task, call, lambda error: not isinstance(error, UNPAYABLE))
+
+    async def _repeat(self, task: TaskId, call: Callable[[], Awaitable[T]], again: Callable[[DuxError], bool]) -> T:
         pause = FIRST_PAUSE_S
         while True:
             try:
                 return await call()
-            except UNSURE as error:
+            except DuxError as error:
+                if not again(error):
+                    raise
                 self._note(task, f"waiting for escrowd: {error.message}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)

@@ -313,7 +313,8 @@ class Provider:
         if order.input is None:
             return None
         if run.input is not None:
-            return Payload(hash=order.input, size=order.input_size, data=orders.encode(run.input))
+            media = verify.check_input(manifest.input, order.input_size, run.input)
+            return Payload(hash=order.input, size=order.input_size, media=media, data=orders.encode(run.input))
         if not self._blobs.has(order.input):
             await self._fetch(run.buyer, order.input, order.input_size)
         size = await asyncio.to_thread(self._blobs.size, order.input)

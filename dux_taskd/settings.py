@@ -36,7 +36,7 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    tasks: Annotated[int, Field(ge=0, le=1024)] = max((os.cpu_count() or 2) // 2, 1)
+    tasks: Annotated[int, Field(ge=0, le=1024)] = os.cpu_count() or 2
     """Tasks that run at once; 0 lends nothing."""
     queue: Annotated[int, Field(ge=0, le=100_000)] = 16
     """Accepted tasks that wait for their turn at most."""
