@@ -153,7 +153,7 @@ def follow(control: Control, task: dict[str, Any]) -> dict[str, Any]:
             control.progress(f"          {line}")
         task = control.call(
             "task.status",
-            {"id": task["id"], "wait_s": WAIT_S, "progress": task["progress"], "step": task["step"]},
+            {"id": task["id"], "wait_s": WAIT_S, "progress": task["progress"]},
             timeout=control.timeout + WAIT_S,
         )
     control.progress("")

@@ -67,6 +67,12 @@ def unpack_locked(lock: Path, site: Path, note: Callable[[str], None]) -> bool:
     return True
 
 
+def fetch(lock: Path, note: Callable[[str], None]) -> None:
+    """Download the wheels that `lock` names into the user's cache, where `unpack_locked` finds them. Raises as that."""
+    if hashes := locked_hashes(lock):
+        _wheels(lock, hashes, this_machine(), note)
+
+
 def cache_folder(lock: Path, machine: Machine) -> Path:
     """Where the wheels of a lock are kept."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dux_ctl import wheels
 from duxcommon.coin import settlement
 from duxcommon.coin.fund import fund_script
 from duxcommon.coin.tx import parse_tx
@@ -86,9 +87,7 @@ def run_demo(image: Path | None, output: Path | None) -> int:
 
 def _prepare_app() -> None:
     """Fetch the app's locked wheels while the nodes start; `dux-ctl app publish` finds them in its cache."""
-    from dux_ctl.apps import fetch_wheels
-
-    fetch_wheels(APP)
+    wheels.fetch(APP / wheels.LOCK, lambda text: None)
 
 
 def _story(devnet: Devnet, picture: Path, target: Path, prepared: "Future[None]", say: Say) -> int:
