@@ -27,6 +27,7 @@ from duxcommon.errors import (
     ReceiptMismatch,
     RemoteError,
 )
+from duxcommon.params import encode_params
 from duxcommon.records import canonical, verify_record
 
 from .tasks import Job
@@ -91,7 +92,7 @@ def build_order(job: Job) -> dict[str, Any]:
         bundle=job.bundle,
         input=job.input.hash if job.input else None,
         input_size=job.input.size if job.input else 0,
-        params=job.params,
+        params=encode_params(job.params),
         price=attempt.price,
         channel=attempt.channel,
         deadline=job.deadline,

@@ -36,7 +36,7 @@ from duxcommon.errors import (
     TimedOut,
 )
 from duxcommon.money import format_flop
-from duxcommon.params import check_params
+from duxcommon.params import check_params, decode_params
 
 from . import orders, runs, verify
 from .apps import Apps, Served
@@ -118,7 +118,7 @@ class Provider:
         key, hashed = (buyer, order.task), orders.body_hash(record.body)
         if self._ledger.find(key) is None:
             served = await self._deal(order)
-            check_params(served.manifest.params, order.params)
+            check_params(served.manifest.params, decode_params(order.params))
             _check_input(served.manifest, order, given)
             await self._runtimes[served.manifest.runtime].ready(served.own)
         known = self._ledger.find(key)
@@ -293,7 +293,7 @@ class Provider:
                     served.manifest,
                     served.bundle,
                     payload,
-                    order.params,
+                    decode_params(order.params),
                     progress=lambda percent, text: self._note(key, percent, text),
                 )
         except asyncio.CancelledError:

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.exceptions import SchemaError
 from referencing import Registry
 
 from .errors import BadRecord, WrongParams
@@ -55,22 +55,46 @@ def _prepare(schema: dict[str, Any]) -> Draft202012Validator:
         raise WrongParams(f"the app's parameter schema is not valid: {error.message}"[:300], hint=hint) from error
 
 
+def encode_params(params: dict[str, Any]) -> str:
+    """The JSON text of a call's parameters: what is signed, sent and read by the app, fractions included.
+
+    Raises WrongParams for what JSON can't hold, or more than MAX_PARAMS_BYTES of it.
+    """
+    try:
+        text = json.dumps(params, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        size = len(text.encode())
+    except (ValueError, TypeError, RecursionError) as error:
+        raise WrongParams(f"the parameters are no JSON: {error}"[:300]) from error
+    if size > MAX_PARAMS_BYTES:
+        raise WrongParams(f"the parameters are {size} bytes; at most {MAX_PARAMS_BYTES} are sent")
+    return text
+
+
+def decode_params(text: str) -> dict[str, Any]:
+    """The parameters in a stranger's JSON text. Raises WrongParams."""
+    try:
+        params = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise WrongParams(f"the parameters are no JSON: {error}"[:300]) from error
+    if not isinstance(params, dict):
+        raise WrongParams("the parameters are no JSON object")
+    return params
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
 def check_params(schema: dict[str, Any], params: dict[str, Any]) -> None:
     """Check the parameters of one call. Raises WrongParams naming the parameter and what it may be."""
-    try:
-        packed = canonical(params)
-    except BadRecord as error:
-        raise WrongParams(
-            f"the parameters can't be signed: {error.message}",
-            hint='Write a number with a fraction as text: "1.5".',
-        ) from error
-    if len(packed) > MAX_PARAMS_BYTES:
-        raise WrongParams(f"the parameters are {len(packed)} bytes; at most {MAX_PARAMS_BYTES} are sent")
+    encode_params(params)
     validator = _prepare(schema)
-    first: ValidationError | None = min(
-        validator.iter_errors(params), key=lambda e: list(map(str, e.path)), default=None
-    )
-    if first is not None:
+    try:
+        errors = list(validator.iter_errors(params))
+    except RecursionError:
+        raise WrongParams("the parameters are nested too deeply") from None
+    if errors:
+        first = min(errors, key=lambda error: [str(part) for part in error.path])
         name = ".".join(str(part) for part in first.path)
         raise WrongParams(
             f"{name}: {first.message}"[:300] if name else first.message[:300], details={"parameter": name}

@@ -22,7 +22,7 @@ from duxcommon.errors import (
     TaskKilled,
     TaskTimeout,
 )
-from duxcommon.records import canonical
+from duxcommon.params import encode_params
 from duxcommon.rpc import Client
 
 from .base import Progress, RunResult
@@ -63,7 +63,7 @@ def limits_of(manifest: Manifest) -> SandboxLimits:
 
 def inputs_of(input: Payload | None, params: dict[str, Any]) -> list[dict[str, str]]:
     """The files of /in: params.json always, input where there is one."""
-    files = [{"name": "params.json", "data": base64.b64encode(canonical(params)).decode()}]
+    files = [{"name": "params.json", "data": base64.b64encode(encode_params(params).encode()).decode()}]
     if input is not None:
         where = {"blob": input.hash} if input.data is None else {"data": input.data}
         files.append({"name": "input", **where})

@@ -32,7 +32,8 @@ class OrderBody(Model):
     """Of the listing that the buyer saw, so that code and price can't change under it."""
     input: Hash32 | None
     input_size: int
-    params: dict[str, Any]
+    params: Annotated[str, Field(max_length=40_000)]
+    """JSON text of the parameters. As text, because records hold no fractions, and parameters may."""
     price: Koinu
     channel: ChannelId
     deadline: UnixTime

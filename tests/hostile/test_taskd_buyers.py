@@ -58,7 +58,7 @@ async def body(
         "bundle": listing.record.body["bundle"],
         "input": None,
         "input_size": 0,
-        "params": {},
+        "params": "{}",
         "price": PRICE,
         "channel": channel,
         "deadline": int(time.time()) + 60,
@@ -92,7 +92,9 @@ BENT: list[tuple[str, dict[str, Any], type[Exception]]] = [
     ("an app that is not served", {"app": "d" * 64}, AppNotServed),
     ("another provider", {"provider": "d" * 64}, OrderRefused),
     ("a deadline that passed", {"deadline": 1}, DeadlinePassed),
-    ("parameters the app does not know", {"params": {"rm": "-rf"}}, WrongParams),
+    ("parameters the app does not know", {"params": '{"rm": "-rf"}'}, WrongParams),
+    ("parameters that are no JSON", {"params": "rm -rf"}, WrongParams),
+    ("parameters that are no text", {"params": {}}, BadRecord),
     ("a negative price", {"price": -PRICE}, BadRecord),
     ("a price as text", {"price": "0"}, BadRecord),
     ("a member too many", {"tip": 5}, BadRecord),
@@ -183,7 +185,7 @@ def test_another_order_under_the_same_task_is_refused(short_tmp: Path) -> None:
             order = await body(w)
             await send(w, sign(order, w.bob.identity))
             with pytest.raises(Conflict):
-                await send(w, sign({**order, "params": {"n": 1}}, w.bob.identity))
+                await send(w, sign({**order, "params": '{"n":1}'}, w.bob.identity))
             assert w.alices[0].runtime.runs == [TASK]
 
     asyncio.run(run())

@@ -7,7 +7,7 @@ import pytest
 from dux_taskd import verify
 from duxcommon.api.manifest import Files
 from duxcommon.errors import InputMissing, InputTooLarge, OutputInvalid, WrongMedia, WrongParams
-from duxcommon.params import check_params, check_schema
+from duxcommon.params import check_params, check_schema, decode_params, encode_params
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 JPEG = b"\xff\xd8\xff\xe0" + bytes(20)
@@ -92,7 +92,7 @@ def test_good_parameters_pass() -> None:
 
 @pytest.mark.parametrize(
     ("params", "name"),
-    [({"factor": 5}, "factor"), ({"factor": "3"}, "factor"), ({"tip": 1}, ""), ({"factor": 2.5}, None)],
+    [({"factor": 5}, "factor"), ({"factor": "3"}, "factor"), ({"tip": 1}, ""), ({"factor": 2.5}, "factor")],
 )
 def test_a_wrong_parameter_is_named(params: dict[str, Any], name: str | None) -> None:
     with pytest.raises(WrongParams) as caught:
@@ -116,6 +116,21 @@ def test_a_strangers_schema_can_neither_fetch_nor_run_for_ever(schema: dict[str,
         check_schema(schema)
 
 
+def test_a_parameter_may_have_a_fraction_where_the_app_says_so() -> None:
+    params = {"quality": 0.85, "name": "ü"}
+    check_params({"properties": {"quality": {"type": "number", "maximum": 1}}}, params)
+    assert decode_params(encode_params(params)) == params
+    assert encode_params(decode_params(encode_params(params))) == encode_params(params)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "null", '{"a": NaN}', "{", "[" * 100_000, '{"a":' * 30_000])
+def test_parameters_that_are_no_object_of_json_are_refused(text: str) -> None:
+    with pytest.raises(WrongParams):
+        decode_params(text)
+
+
 def test_endless_parameters_are_refused() -> None:
     with pytest.raises(WrongParams):
         check_params({}, {"a": "x" * 40_000})
+    with pytest.raises(WrongParams):
+        check_params({}, {"a": float("nan")})
