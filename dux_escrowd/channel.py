@@ -24,6 +24,9 @@ from duxcommon.errors import (
 )
 from duxcommon.money import COIN, DUST, format_flop
 
+LAST_BLOCKS = 144
+"""Blocks that stay free between the last order and the provider's close, for a dispute."""
+
 # --- transitions ---------------------------------------------------------------------------------------------------
 
 ChannelEvent = Literal[

@@ -1,0 +1,191 @@
+"""What every service of the daemon works at: the store, the other daemons, the network's rules, the chain's height."""
+
+import asyncio
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakValueDictionary
+
+from duxcommon.api.common import Deposit
+from duxcommon.api.escrowd import Channel
+from duxcommon.coin import fund as coin_fund
+from duxcommon.coin.params import CHAINS
+from duxcommon.db import Store
+from duxcommon.errors import DaemonDown
+from duxcommon.network import NetworkDefinition
+from duxcommon.outbox import Outbox
+
+from . import channel as rules
+from . import rows
+from .channel import ChainDeposit, Coverage
+from .contract import Escrow, shares
+from .ports import Flopd, Peers
+from .rows import ChannelRow
+from .settings import EscrowSettings
+
+KEPT_ESCROWS = 1024
+
+
+class Waiter:
+    """Wakes when its subject changed; see `Signals.watch`."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+
+    async def wait(self, until: float) -> bool:
+        """Wait for a change since the last wait, until that loop time; False when it passed."""
+        try:
+            async with asyncio.timeout_at(until):
+                await self.event.wait()
+        except TimeoutError:
+            return False
+        self.event.clear()
+        return True
+
+
+class Signals:
+    """Tells waiting calls that a channel changed. Nothing depends on it: who waits looks at the database."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[str, set[Waiter]] = {}
+
+    def notify(self, subject: str) -> None:
+        """Wake everyone who watches `subject`."""
+        for waiter in self._waiters.get(subject, ()):
+            waiter.event.set()
+
+    @contextmanager
+    def watch(self, subject: str) -> Iterator[Waiter]:
+        """Begin to watch before looking, so that no change is missed."""
+        waiter = Waiter()
+        self._waiters.setdefault(subject, set()).add(waiter)
+        try:
+            yield waiter
+        finally:
+            waiters = self._waiters[subject]
+            waiters.discard(waiter)
+            if not waiters:
+                del self._waiters[subject]
+
+
+class Desk:
+    """Shared by the services; holds no rules of its own."""
+
+    outbox: Outbox
+    """Set by the daemon once the services exist."""
+
+    def __init__(
+        self, store: Store, flopd: Flopd, peers: Peers, network: NetworkDefinition, settings: EscrowSettings
+    ) -> None:
+        self.store = store
+        self.flopd = flopd
+        self.peers = peers
+        self.settings = settings
+        self.network = network
+        self.fund_script = coin_fund.fund_script(network)
+        self.tax_bps = network.parameters.tax_bps
+        self.min_tax = network.parameters.min_tax
+        self.block_seconds = CHAINS[network.chain].block_seconds
+        self.signals = Signals()
+        self.log = logging.getLogger("escrowd")
+        self.tip: int | None = None
+        self._payout: str | None = None
+        self._escrows: dict[str, Escrow] = {}
+        self._counted: dict[str, tuple[ChainDeposit, ...]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def height(self) -> int:
+        """The chain's tip; raises DaemonDown until flopd has told it."""
+        if self.tip is None:
+            raise DaemonDown("flopd has not told the height of the chain yet")
+        return self.tip
+
+    async def payout_pubkey(self) -> str:
+        """This node's payout key: the provider key in all channels in which it sells."""
+        if self._payout is None:
+            self._payout = (await self.flopd.payout()).pubkey
+        return self._payout
+
+    def escrow(self, row: ChannelRow) -> Escrow:
+        """The channel's scripts, kept for the channels used last."""
+        found = self._escrows.pop(row.id, None)
+        if found is None:
+            found = Escrow.of(row.contract, self.fund_script, self.min_tax)
+            if len(self._escrows) >= KEPT_ESCROWS:
+                del self._escrows[next(iter(self._escrows))]
+        self._escrows[row.id] = found
+        return found
+
+    def cover(self, row: ChannelRow) -> Coverage:
+        """What the channel's deposits are good for, from what the chain showed last."""
+        return rules.cover(self.store.read(lambda c: rows.deposits(c, row.id)), self.height())
+
+    def counted(self, row: ChannelRow) -> tuple[ChainDeposit, ...]:
+        """The deposits that a state may spend, kept between blocks."""
+        found = self._counted.get(row.id)
+        if found is None:
+            found = self._counted[row.id] = self.cover(row).counted
+        return found
+
+    def set_counted(self, channel_id: str, counted: tuple[ChainDeposit, ...]) -> None:
+        """The chain showed something new."""
+        self._counted[channel_id] = counted
+
+    def forget(self, channel_id: str) -> None:
+        """The channel is at its end."""
+        self._counted.pop(channel_id, None)
+        self._escrows.pop(channel_id, None)
+
+    def lock(self, channel_id: str) -> asyncio.Lock:
+        """Held while something is signed on a channel, so that no two states are made at once."""
+        lock = self._locks.get(channel_id)
+        if lock is None:
+            lock = self._locks[channel_id] = asyncio.Lock()
+        return lock
+
+    def changed(self, row: ChannelRow) -> None:
+        """Wake the calls that wait for this channel, or for room on any channel to its peer."""
+        self.signals.notify(row.id)
+        self.signals.notify(row.peer)
+
+    def row(self, channel_id: str) -> ChannelRow:
+        """Raises ChannelUnknown."""
+        return self.store.read(lambda c: rows.channel(c, channel_id))
+
+    def wire(self, row: ChannelRow) -> Channel:
+        """A channel as callers see it."""
+        seen = self.store.read(lambda c: rows.deposits(c, row.id))
+        view = rules.cover(seen, self.tip or 0)
+        deposits: list[Deposit] = [rows.as_deposit(one) for one in seen]
+        if not deposits and row.role == "buyer":
+            planned = self.store.read(lambda c: rows.fundings(c, row.id))
+            deposits = [
+                Deposit(txid=f.txid, vout=f.vout, amount=f.amount) for f in planned if f.txid and f.vout is not None
+            ]
+        return Channel(
+            id=row.id,
+            role=row.role,
+            peer=row.peer,
+            state=row.state,
+            contract=row.contract,
+            deposits=deposits,
+            deposited=sum(one.amount for one in deposits),
+            usable=row.usable,
+            gross=row.gross,
+            held=row.held,
+            seq=row.seq,
+            acked_seq=row.acked_seq,
+            max_unpaid=row.max_unpaid,
+            confirmations=view.confirmations,
+            confirmations_needed=view.needed,
+            blocks_left=None if self.tip is None else max(0, row.lock_height - self.tip),
+            close_txid=row.txid,
+            tax=shares(row.gross, row.tax_bps, self.min_tax).tax,
+            at_risk=rules.at_risk(row.gross),
+        )
+
+
+def context(row: ChannelRow, **more: Any) -> dict[str, Any]:
+    """What a log line says about a channel."""
+    return {"channel": row.id[:16], "peer": row.peer[:16], "state": row.state, **more}

@@ -1,0 +1,136 @@
+"""What a provider answers to buyers: its terms, new contracts, signed states. Every caller is a stranger."""
+
+from collections.abc import Sequence
+
+from duxcommon.api.common import Deposit
+from duxcommon.api.escrowd import ChannelAck, ChannelContract, ProviderTerms, SignedState
+from duxcommon.coin import script as coin_script
+from duxcommon.errors import (
+    ArbiterRefused,
+    ChannelBusy,
+    DepositTooSmall,
+    LockTooFar,
+    LockTooNear,
+    TermsRefused,
+    TooManyChannels,
+)
+from duxcommon.money import format_flop
+
+from . import intake, rows
+from .contract import Escrow
+from .desk import Desk, context
+from .failpoints import hit
+from .intake import now
+from .rows import ChannelRow
+
+HEIGHT_SLACK = 144
+"""Blocks by which a lock height may differ from what this node would have chosen."""
+
+
+class Serving:
+    """The provider's side of opening and paying."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    async def propose(self, buyer: str, buyer_pubkey: str, arbiter_pubkey: str) -> ProviderTerms:
+        """This node's terms for a channel; raises TermsRefused, ArbiterRefused, TooManyChannels, ChannelBusy."""
+        payout = await self._desk.payout_pubkey()
+        self._check_keys(buyer, payout, buyer_pubkey, arbiter_pubkey)
+        self._check_buyer(buyer)
+        settings = self._desk.settings
+        return ProviderTerms(
+            payout_pubkey=payout,
+            min_deposit=settings.min_deposit,
+            max_unpaid=settings.max_unpaid,
+            height=self._desk.height(),
+        )
+
+    def _check_keys(self, buyer: str, payout: str, buyer_pubkey: str, arbiter_pubkey: str) -> None:
+        if not coin_script.is_pubkey(bytes.fromhex(buyer_pubkey)) or buyer_pubkey in (payout, arbiter_pubkey):
+            raise TermsRefused("the buyer's key is no key of its own")
+        trusted = self._desk.settings.arbiters
+        known = [
+            member
+            for member in self._desk.network.arbiters
+            if member.pubkey == arbiter_pubkey and (not trusted or arbiter_pubkey in trusted)
+        ]
+        if not known:
+            raise ArbiterRefused("this arbiter is not one that the network names and this node trusts")
+        if arbiter_pubkey == payout or known[0].node == buyer:
+            raise ArbiterRefused("an arbiter must be neither buyer nor provider")
+
+    def _check_buyer(self, buyer: str) -> None:
+        count, unpaid = self._desk.store.read(lambda c: rows.live_with(c, buyer))
+        if count >= self._desk.settings.max_channels:
+            raise TooManyChannels(f"this node has {count} channels with that buyer already")
+        if unpaid >= self._desk.settings.max_unpaid:
+            raise ChannelBusy(f"{unpaid} calls of that buyer are unpaid on other channels", details={"unpaid": unpaid})
+
+    async def funded(self, buyer: str, contract: ChannelContract, deposits: Sequence[Deposit]) -> ChannelAck:
+        """Take a contract whose deposit is about to be sent, and follow its script; repeats change nothing.
+
+        Raises TermsRefused, ArbiterRefused, LockTooNear, LockTooFar, DepositTooSmall, TooManyChannels, ChannelBusy.
+        """
+        desk = self._desk
+        escrow = Escrow.of(contract, desk.fund_script, desk.min_tax)
+        known = desk.store.read(lambda c: rows.find_channel(c, escrow.id))
+        if known is None:
+            height = desk.height()
+            payout = await desk.payout_pubkey()
+            self._check_contract(contract, payout, height, sum(deposit.amount for deposit in deposits))
+            self._check_keys(buyer, payout, contract.buyer_pubkey, contract.arbiter_pubkey)
+            self._check_buyer(buyer)
+            row = ChannelRow(
+                0, escrow.id, "provider", buyer, "FUND_SENT", contract.provider_pubkey, contract.buyer_pubkey,
+                contract.arbiter_pubkey, contract.lock_height, contract.tax_bps, desk.settings.max_unpaid, height, None,
+                now(),
+            )  # fmt: skip
+            known = await desk.store.write(lambda c: rows.find_channel(c, escrow.id) or rows.insert_channel(c, row))
+            desk.log.info("channel announced", extra=context(known))
+        if known.peer != buyer or known.role != "provider":
+            raise TermsRefused("this contract belongs to another node")
+        await desk.flopd.watch(escrow.script, escrow.id, known.birth)
+        return self._ack(known)
+
+    def _check_contract(self, contract: ChannelContract, payout: str, height: int, deposited: int) -> None:
+        settings = self._desk.settings
+        if contract.provider_pubkey != payout:
+            raise TermsRefused("the provider's key in the contract is not this node's payout key")
+        if contract.tax_bps != self._desk.tax_bps:
+            raise TermsRefused(f"the tax in the contract is {contract.tax_bps} bps; here it is {self._desk.tax_bps}")
+        ahead = contract.lock_height - height
+        details = {"lock_height": contract.lock_height, "height": height, "lock_blocks": settings.lock_blocks}
+        if ahead < settings.lock_blocks - HEIGHT_SLACK:
+            raise LockTooNear(
+                f"the lock height is {ahead} blocks away; this node asks for {settings.lock_blocks}", details=details
+            )
+        if ahead > settings.lock_blocks + HEIGHT_SLACK:
+            raise LockTooFar(
+                f"the lock height is {ahead} blocks away; this node asks for {settings.lock_blocks}", details=details
+            )
+        if deposited < settings.min_deposit:
+            raise DepositTooSmall(
+                f"the deposit is {format_flop(deposited)} FLOP; this node asks for "
+                f"{format_flop(settings.min_deposit)} FLOP",
+                details={"min_deposit": settings.min_deposit, "amount": deposited},
+            )
+
+    async def state(self, buyer: str, state: SignedState) -> ChannelAck:
+        """Store a newer signed state before answering; raises what `intake.check` raises, and ChannelClosed."""
+        row = intake.provider_row(self._desk, state.channel, buyer)
+        if intake.check(self._desk, row, state):
+            row = await self._desk.store.write(lambda c: intake.store(c, self._desk, row.id, state))
+            hit("state-stored")
+        return self._ack(row)
+
+    def _ack(self, row: ChannelRow) -> ChannelAck:
+        view = self._desk.cover(row)
+        return ChannelAck(
+            channel=row.id,
+            state=row.state,
+            seq=row.seq,
+            gross=row.gross,
+            usable=view.usable,
+            waiting=view.waiting if view.needed else 1,
+        )
