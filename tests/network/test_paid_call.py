@@ -16,7 +16,7 @@ PRICE = COIN // 2
 @pytest.fixture(scope="module")
 def net() -> Iterator[TestNet]:
     """alice sells hello-words, bob has 100 FLOP, carol arbitrates."""
-    with running_devnet() as net:
+    with running_devnet(overrides={"bob/escrowd": {"deposit_cap": 100 * COIN}}) as net:
         net.fund("bob", 100)
         net.publish("alice", APPS / "hello-words")
         yield net
@@ -30,17 +30,17 @@ def test_a_call_returns_the_checked_result(net: TestNet) -> None:
 
 
 def test_a_hundred_calls_cost_two_transactions_and_are_exact_to_the_koinu(net: TestNet) -> None:
-    opened = net.call("bob", "channel.list", {"state": "OPEN"})["channels"]
-    for channel in opened:
+    for channel in net.call("bob", "channel.list", {"state": "OPEN"})["channels"]:
         net.call("bob", "channel.close", {"id": channel["id"], "key": net.key()})
         net.wait_channel("bob", channel["id"], "CLOSED")
+        net.wait_channel("alice", channel["id"], "CLOSED")
     before = {node: net.balance(node) for node in ("alice", "bob")}
     fund_before = net.call("bob", "fund.status")["confirmed"]
     start = net.chain("getblockcount")
 
     provider = net.layout.node_ids["alice"]
-    net.call("bob", "channel.open", {"provider": provider, "amount": 60 * COIN, "key": net.key()})
-    channel = net.call("bob", "channel.list", {})["channels"][-1]["id"]
+    opened = net.call("bob", "channel.open", {"provider": provider, "amount": 60 * COIN, "key": net.key()})
+    channel = opened["id"]
     for number in range(100):
         net.run_task("bob", "hello-words", b"word " * (number + 1))
     net.call("bob", "channel.close", {"id": channel, "key": net.key()})

@@ -24,7 +24,7 @@ from dux_devnet.network import Devnet, wait_until
 from duxcommon.money import COIN
 
 from .logs import assert_clean_logs
-from .schema import CheckedBlockingClient
+from .schema import CheckedBlockingClient, SchemaChecker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 APPS = ROOT / "apps"
@@ -40,6 +40,7 @@ class TestNet(Devnet):
     def __init__(self, layout: Layout) -> None:
         super().__init__(layout)
         self._keys = itertools.count()
+        self._checkers: dict[str, SchemaChecker] = {}
         self.allowed_faults: list[str] = []
         """Regular expressions of log lines that a test provokes on purpose."""
 
@@ -49,7 +50,9 @@ class TestNet(Devnet):
 
     def call(self, node: str, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0) -> Any:
         """One checked call, on a connection of its own, to the daemon whose namespace `method` is in."""
-        client = CheckedBlockingClient(self.socket_path(node, DAEMON_OF[method.split(".", maxsplit=1)[0]]))
+        daemon = DAEMON_OF[method.split(".", maxsplit=1)[0]]
+        client = CheckedBlockingClient(self.socket_path(node, daemon))
+        client.checker = self._checkers.setdefault(daemon, client.checker)
         try:
             return client.call(method, params, timeout=timeout)
         finally:
