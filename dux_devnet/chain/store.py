@@ -116,7 +116,10 @@ class Store:
 
     def _block(self, where: str, *values: bytes | int) -> Block | None:
         row = self.db.execute(f"SELECT {_BLOCK} FROM blocks WHERE {where}", values).fetchone()  # noqa: S608
-        return None if row is None else Block(*row[:6], bool(row[6]), row[7])
+        if row is None:
+            return None
+        seq, block_hash, prev, height, time, txs, active, invalid = row
+        return Block(seq, block_hash, prev, height, time, txs, bool(active), invalid)
 
     def block(self, block_hash: bytes) -> Block | None:
         return self._block("hash = ?", block_hash)
