@@ -40,6 +40,7 @@ from .desk import Desk, context
 from .failpoints import hit
 from .intake import now
 from .rows import ChannelRow, FundingRow
+from .signing import Pusher
 
 MAX_HEIGHT_GAP = 36
 """Blocks that a provider's chain may be ahead of or behind ours when a channel is opened."""
@@ -54,8 +55,9 @@ SENT_WITHIN_S = 60.0
 class Channels:
     """Opens and funds; `Closing` ends."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, pusher: Pusher) -> None:
         self._desk = desk
+        self._pusher = pusher
         self._failures: dict[str, DuxError] = {}
         self._rooms: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._indexes: set[int] = set()
@@ -159,6 +161,8 @@ class Channels:
         fresh = await self._desk.store.write(commit)
         self._desk.outbox.wake()
         self._desk.log.info("channel will be replaced", extra=context(fresh, open_payments=fresh.open))
+        # The provider opens no new channel while it believes that a call on the old one is unpaid.
+        await self._pusher.push(row.id)
 
     async def _propose(self, provider: str, key: str, amount_of: Callable[[ProviderTerms], int]) -> str:
         """Agree on a contract and commit the channel; its id."""

@@ -1,6 +1,6 @@
 """What dux-escrowd answers: `channel.* payment.* books.*`."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -72,9 +72,7 @@ from duxcommon.errors import (
 from duxcommon.rpc import Caller, method
 
 from .payments import Order, Wish
-
-if TYPE_CHECKING:
-    from .daemon import EscrowDaemon
+from .services import Services
 
 Limit = Annotated[int, Field(ge=1, le=500)]
 Cursor = Annotated[str, Field(pattern=r"^[0-9]{1,18}$")]
@@ -100,8 +98,8 @@ _STATE = {"channel": _ID, "seq": 1, "gross": 2000000, "deposits": [], "signature
 class ChannelMethods:
     """Channels, for people; and what other nodes may ask of this one."""
 
-    def __init__(self, daemon: "EscrowDaemon") -> None:
-        self._daemon = daemon
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     @method(
         "channel.open", access="spend", errors=(*OPENING, ChannelExists, DuxError), timeout_s=120.0,
@@ -112,8 +110,8 @@ class ChannelMethods:
 
         Returns once the deposit was sent. Holds open channels by themselves; this is for choosing the amount.
         """
-        row = await self._daemon.channels.open(provider, amount, scoped("open", caller, key))
-        return self._daemon.desk.wire(row)
+        row = await self._services.channels.open(provider, amount, scoped("open", caller, key))
+        return self._services.desk.wire(row)
 
     @method(
         "channel.topup", access="spend", timeout_s=120.0,
@@ -123,20 +121,20 @@ class ChannelMethods:
     )  # fmt: skip
     async def topup(self, id: ChannelId, amount: Koinu, key: IdempotencyKey, caller: Caller) -> Channel:
         """Add to a channel's deposit; the new part counts once it is confirmed deep enough."""
-        row = await self._daemon.channels.topup(id, amount, scoped("topup", caller, key))
-        return self._daemon.desk.wire(row)
+        row = await self._services.channels.topup(id, amount, scoped("topup", caller, key))
+        return self._services.desk.wire(row)
 
     @method("channel.list", access="read", example={"state": "OPEN"})
     async def list_(
         self, state: ChannelState | None = None, limit: Limit = 50, after: Cursor | None = None
     ) -> ChannelPage:
         """List the channels of this node, newest first."""
-        return self._daemon.channels.list(state, limit, None if after is None else int(after))
+        return self._services.channels.list(state, limit, None if after is None else int(after))
 
     @method("channel.show", access="read", errors=(ChannelUnknown,), example={"id": _ID})
     async def show(self, id: ChannelId) -> Channel:
         """Show one channel: its contract, deposits, what is signed away and how many blocks are left."""
-        return self._daemon.desk.wire(self._daemon.desk.row(id))
+        return self._services.desk.wire(self._services.desk.row(id))
 
     @method(
         "channel.close", access="spend", timeout_s=90.0,
@@ -151,8 +149,8 @@ class ChannelMethods:
         `alone` a provider closes with the newest signed state although calls are unpaid; a buyer alone can only
         take its deposit back after the lock height.
         """
-        row = await self._daemon.closing.close(id, scoped("close", caller, key), alone=alone)
-        return self._daemon.desk.wire(row)
+        row = await self._services.closing.close(id, scoped("close", caller, key), alone=alone)
+        return self._services.desk.wire(row)
 
     @method(
         "channel.refund", access="spend", timeout_s=90.0,
@@ -162,8 +160,8 @@ class ChannelMethods:
     )  # fmt: skip
     async def refund(self, id: ChannelId, key: IdempotencyKey, caller: Caller) -> Channel:
         """Take a deposit back without the provider, from the lock height on; this happens by itself as well."""
-        row = await self._daemon.closing.refund(id, scoped("refund", caller, key))
-        return self._daemon.desk.wire(row)
+        row = await self._services.closing.refund(id, scoped("refund", caller, key))
+        return self._services.desk.wire(row)
 
     @method(
         "channel.propose", access="peer", limit="10/s",
@@ -172,7 +170,7 @@ class ChannelMethods:
     )  # fmt: skip
     async def propose(self, buyer_pubkey: PubKey, arbiter_pubkey: PubKey, caller: Caller) -> ProviderTerms:
         """Tell a buyer this provider's terms for a channel."""
-        return await self._daemon.serving.propose(caller.peer or "", buyer_pubkey, arbiter_pubkey)
+        return await self._services.serving.propose(caller.peer or "", buyer_pubkey, arbiter_pubkey)
 
     @method(
         "channel.funded", access="peer", limit="10/s",
@@ -187,12 +185,12 @@ class ChannelMethods:
         caller: Caller,
     ) -> ChannelAck:
         """Take a buyer's contract, whose deposit is about to be sent, and follow it on the chain."""
-        return await self._daemon.serving.funded(caller.peer or "", contract, deposits)
+        return await self._services.serving.funded(caller.peer or "", contract, deposits)
 
     @method("channel.state", access="peer", errors=STATE, limit="200/s", example={"state": _STATE})
     async def state(self, state: SignedState, caller: Caller) -> ChannelAck:
         """Store a buyer's newest signed state before answering."""
-        return await self._daemon.serving.state(caller.peer or "", state)
+        return await self._services.serving.state(caller.peer or "", state)
 
     @method(
         "channel.settle", access="peer", limit="10/s",
@@ -201,14 +199,14 @@ class ChannelMethods:
     )  # fmt: skip
     async def settle(self, channel: ChannelId, state: SignedState | None, caller: Caller) -> CloseReply:
         """Close together: sign the closing of the newest state, or give everything back where its gross is 0."""
-        return await self._daemon.closing.settle(caller.peer or "", channel, state)
+        return await self._services.closing.settle(caller.peer or "", channel, state)
 
 
 class PaymentMethods:
     """Payments: `hold`, `release`, `refund` of the buyer; `accept`, `done`, `fail` of the provider."""
 
-    def __init__(self, daemon: "EscrowDaemon") -> None:
-        self._daemon = daemon
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     @method(
         "payment.hold", access="spend", errors=(*OPENING, PriceTooSmall, DuxError), timeout_s=130.0,
@@ -229,7 +227,7 @@ class PaymentMethods:
         Waits up to `wait_s` for the deposit to be confirmed and for earlier calls to be paid. With `task` the
         payment is ORDERED at once: it is committed before the order is sent.
         """
-        return await self._daemon.payments.hold(Wish(provider, amount, scoped("hold", caller, key), task), wait_s)
+        return await self._services.payments.hold(Wish(provider, amount, scoped("hold", caller, key), task), wait_s)
 
     @method(
         "payment.release", access="spend",
@@ -238,7 +236,7 @@ class PaymentMethods:
     )  # fmt: skip
     async def release(self, id: PaymentId, receipt: Hash32 | None, key: IdempotencyKey, caller: Caller) -> Payment:
         """Pay: sign the next state of the channel with this payment in it; durable when it returns."""
-        return (await self._daemon.payments.release(id, receipt, scoped("release", caller, key))).wire()
+        return (await self._services.payments.release(id, receipt, scoped("release", caller, key))).wire()
 
     @method(
         "payment.refund", access="spend", errors=(PaymentUnknown, BadTransition, Conflict),
@@ -246,7 +244,7 @@ class PaymentMethods:
     )  # fmt: skip
     async def refund(self, id: PaymentId, reason: Reason, key: IdempotencyKey, caller: Caller) -> Payment:
         """Give a reserved amount back: nothing is paid for it."""
-        return (await self._daemon.payments.refund(id, reason, scoped("refund-payment", caller, key))).wire()
+        return (await self._services.payments.refund(id, reason, scoped("refund-payment", caller, key))).wire()
 
     @method("payment.list", access="read", example={"state": "HELD"})
     async def list_(
@@ -257,12 +255,12 @@ class PaymentMethods:
         after: Cursor | None = None,
     ) -> PaymentPage:
         """List payments, newest first."""
-        return self._daemon.payments.list(channel, state, limit, None if after is None else int(after))
+        return self._services.payments.list(channel, state, limit, None if after is None else int(after))
 
     @method("payment.show", access="read", errors=(PaymentUnknown,), example={"id": "ab" * 16})
     async def show(self, id: PaymentId) -> Payment:
         """Show one payment."""
-        return self._daemon.payments.show(id).wire()
+        return self._services.payments.show(id).wire()
 
     @method(
         "payment.accept", access="daemon",
@@ -282,7 +280,7 @@ class PaymentMethods:
     ) -> Payment:
         """As the provider, take an order: store the state that came with it and check that its price is covered."""
         asked = Order(buyer, channel, price, task, order, deadline)
-        return (await self._daemon.payments.accept(asked, state)).wire()
+        return (await self._services.payments.accept(asked, state)).wire()
 
     @method(
         "payment.done", access="daemon", errors=(PaymentUnknown, BadTransition),
@@ -290,7 +288,7 @@ class PaymentMethods:
     )  # fmt: skip
     async def done(self, channel: ChannelId, task: TaskId, receipt: Hash32) -> Payment:
         """As the provider, note that the result was delivered."""
-        return (await self._daemon.payments.done(channel, task, receipt)).wire()
+        return (await self._services.payments.done(channel, task, receipt)).wire()
 
     @method(
         "payment.fail", access="daemon", errors=(PaymentUnknown, BadTransition),
@@ -298,19 +296,19 @@ class PaymentMethods:
     )  # fmt: skip
     async def fail(self, channel: ChannelId, task: TaskId, reason: Reason) -> Payment:
         """As the provider, note that an order was not carried out: nothing is charged."""
-        return (await self._daemon.payments.fail(channel, task, reason)).wire()
+        return (await self._services.payments.fail(channel, task, reason)).wire()
 
 
 class BooksMethods:
     """The books of this node's channels."""
 
-    def __init__(self, daemon: "EscrowDaemon") -> None:
-        self._daemon = daemon
+    def __init__(self, services: Services) -> None:
+        self._services = services
 
     @method("books.audit", access="read", errors=(DuxError,), timeout_s=120.0, limit="20/s")
     async def audit(self) -> AuditReport:
         """Prove to the koinu that channels, payments, books and the deposits on the chain agree."""
-        return await self._daemon.audit.run()
+        return await self._services.audit.run()
 
 
 def scoped(

@@ -21,12 +21,13 @@ from . import channel as rules
 from . import intake, rows
 from .channels import Channels
 from .closing import retire_if_idle
-from .desk import Desk
+from .desk import Desk, Waiter
 from .failpoints import hit
 from .intake import now, provider_row
 from .rows import ChannelRow, PaymentRow
 from .signing import Pusher, Signer
 
+ASK_AGAIN_S = 0.5
 CATCH_UP_S = 10.0
 BLOCKS_BEHIND = 2
 """A provider that misses so few confirmations waits so long for the next block before it refuses an order."""
@@ -93,10 +94,20 @@ class Payments:
                         raise outcome
                 elif isinstance(outcome, DuxError):
                     raise outcome
-                elif await self._channels.make_room(wish.provider, wish.amount, wish.key):
-                    continue
-                elif not await waiter.wait(until):
+                elif not await self._make_room(wish, waiter, until) and not await waiter.wait(until):
                     raise NotConfirmed("the channel's further deposit is not confirmed deep enough yet")
+
+    async def _make_room(self, wish: Wish, waiter: Waiter, until: float) -> bool:
+        """True when it is worth looking again at once."""
+        try:
+            return await self._channels.make_room(wish.provider, wish.amount, wish.key)
+        except ChannelBusy:
+            # The provider waits for calls on an older channel to be paid.
+            loop = asyncio.get_running_loop()
+            if loop.time() >= until:
+                raise
+            await waiter.wait(min(until, loop.time() + ASK_AGAIN_S))
+            return True
 
     def _reserve(self, connection: sqlite3.Connection, wish: Wish) -> "Hold | DuxError | None":
         """Inside a write: the hold, the error that prevents it, or None when a channel must be opened or extended."""

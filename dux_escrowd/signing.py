@@ -222,11 +222,12 @@ class Pusher:
         if channel_id in self._tasks:
             self._later(channel_id, IDLE_S)
             return
-        task = asyncio.create_task(self._push(channel_id), name="push-state")
+        task = asyncio.create_task(self.push(channel_id), name="push-state")
         self._tasks[channel_id] = task
         task.add_done_callback(lambda _: self._tasks.pop(channel_id, None))
 
-    async def _push(self, channel_id: str) -> None:
+    async def push(self, channel_id: str) -> None:
+        """Send the newest state now, unless the provider has it; a failure is tried again later."""
         row = self._desk.row(channel_id)
         state = row.newest_state
         if state is None or row.acked_seq >= row.seq or row.state in ("CLOSED", "REFUNDED", "CONFLICTED"):

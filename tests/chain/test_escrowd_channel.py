@@ -241,8 +241,9 @@ def test_a_reorg_moves_a_closed_channel_back_to_sent_and_the_books_with_it(marke
 
 def test_a_deposit_that_a_reorg_took_away_stops_serving_until_it_is_back(market: Market) -> None:
     market.buyer.fill(10 * COIN)
-    channel = market.buyer.call("channel.open", {"provider": market.provider.id, "amount": COIN, "key": "shaky"})["id"]
-    (block,) = market.chain.mine(1)
+    order = {"provider": market.provider.id, "amount": 2 * COIN, "key": "shaky"}
+    channel = market.buyer.call("channel.open", order)["id"]
+    block = market.chain.mine(6)[0]
     market.buyer.wait_state(channel, "OPEN")
     market.provider.wait_state(channel, "OPEN")
     market.paid_call(COIN // 2, task_id(9000))
@@ -252,7 +253,7 @@ def test_a_deposit_that_a_reorg_took_away_stops_serving_until_it_is_back(market:
     market.provider.wait_state(channel, "FUND_SENT")
     with pytest.raises((NotConfirmed, WrongDeposits)):
         market.accept(hold)
-    market.mine(2)
+    market.mine(7)
     market.buyer.wait_state(channel, "OPEN")
     market.provider.wait_state(channel, "OPEN")
     market.accept(hold)
