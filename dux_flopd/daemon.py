@@ -27,8 +27,8 @@ from .watch import Seen, Watcher
 
 CREDENTIAL = "wallet"
 """Name of systemd's credential that holds the passphrase."""
-FIRST_LOOK_S = 5.0
-"""So long the start waits for Core."""
+FIRST_LOOK_S = 20.0
+"""So long the start waits for a Core that is there but slow, as when it makes a new wallet."""
 
 
 def chain_of(network: NetworkDefinition, settings: FlopdSettings) -> ChainParams:

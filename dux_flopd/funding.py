@@ -109,7 +109,7 @@ class Builder:
         Raises InsufficientFunds, FeeTooHigh, ChainFault and what Core's calls raise.
         """
         raw = make_tx([], asked).serialize(include_witness=False, check_validity=False).hex()
-        tx, amounts = await self._fund(raw, asked, fee_rate)
+        tx, amounts = await self._fund(raw, asked, fee_rate, max_fee)
         tx, fee, inputs = check_funded(asked, tx, amounts, max_fee)
         unsigned = same_id(tx)
         if sign:
@@ -119,7 +119,9 @@ class Builder:
             check_size(fee, len(serialize_tx(tx)), max_fee)
         return Built(serialize_tx(tx).hex(), tx.id.hex(), unsigned, fee, inputs)
 
-    async def _fund(self, raw: str, asked: Sequence[Output], fee_rate: int) -> tuple[Tx, dict[OutpointKey, int]]:
+    async def _fund(
+        self, raw: str, asked: Sequence[Output], fee_rate: int, max_fee: int
+    ) -> tuple[Tx, dict[OutpointKey, int]]:
         for _ in range(_MAX_CLASHES):
             amounts = {(coin.txid, coin.vout): coin.amount for coin in await self._core.coins()}
             try:
@@ -127,6 +129,10 @@ class Builder:
             except ChainFault as error:
                 if "nsufficient funds" in error.message:
                     raise self._too_little(asked, amounts, fee_rate) from error
+                if "exceeds maximum" in error.message:
+                    raise FeeTooHigh(
+                        "the fee would be more than Core's own limit (maxtxfee)", details={"limit": max_fee}
+                    ) from error
                 raise
             tx = parse_tx(funded.hex)
             held = self._held()

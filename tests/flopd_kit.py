@@ -101,7 +101,7 @@ class RealCore(Core):
         self.litecoin = b"itecoin" in subprocess.run([binary, "--version"], capture_output=True, check=True).stdout
         self.cookie = folder / "regtest" / ".cookie"
         self.port, self.p2p_port = _free_port(), _free_port()
-        options = ["-regtest", "-server", "-listen=1", "-discover=0", "-dnsseed=0", "-printtoconsole=0"]
+        options = ["-regtest", "-server", "-listen=1", "-discover=0", "-dnsseed=0", "-printtoconsole=0", "-keypool=10"]
         options += [f"-port={self.p2p_port}", f"-rpcport={self.port}", f"-datadir={folder}", "-bind=127.0.0.1"]
         if self.litecoin:
             options += ["-vbparams=mweb:-2:0", "-addresstype=legacy", "-changetype=legacy", "-fallbackfee=0.01"]
@@ -149,7 +149,6 @@ class RealTestChain(TestChain):
         self._purse = "purse" if self._many else None
         if self._many:
             self.miner.make_wallet("purse")
-        self._address = self.miner.call("getnewaddress", "", *(["legacy"] if self._many else []), wallet=self._purse)
         until(lambda: self.core.call("getconnectioncount") > 0, "connection between the nodes")
         self.mine(self.miner.params.early_maturity + 10)
 
@@ -158,6 +157,9 @@ class RealTestChain(TestChain):
 
     def mine(self, blocks: int = 1) -> list[str]:
         self._relay(self.core, self.miner)
+        # A new address each time: otherwise a block could come out like one that was invalidated.
+        style = ["legacy"] if self._many else []
+        target = self.miner.call("getnewaddress", "", *style, wallet=self._purse)
         hashes: list[str] = []
         while len(hashes) < blocks:
             if not self.miner.litecoin:
@@ -166,7 +168,7 @@ class RealTestChain(TestChain):
                 for node in (self.miner, self.core):
                     node.call("setmocktime", self._time)
             some = 1 if not self.miner.litecoin else blocks - len(hashes)
-            hashes += self.miner.call("generatetoaddress", some, self._address, wallet=self._purse)
+            hashes += self.miner.call("generatetoaddress", some, target, wallet=self._purse)
         until(lambda: self.core.call("getbestblockhash") == hashes[-1], "block at flopd's node")
         return hashes
 
