@@ -121,12 +121,14 @@ def parse_yaml(text: str, origin: str) -> tuple[dict[str, Any], dict[tuple[str, 
     try:
         loader = _StrictLoader(text)
         node = loader.get_single_node()
-        value = loader.construct_document(node) if node is not None else {}
+        value = loader.construct_document(node) if node is not None else None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{origin}, line {line}: {error.problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise ConfigError(f"{origin}: {error}") from error
+    if value is None:
+        return {}, {}
     if not isinstance(value, dict):
         raise ConfigError(f"{origin}, line 1: expected keys and values")
     return value, _lines(node)

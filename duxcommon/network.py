@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from .api.common import Hash32, Koinu, Model, NodeId, PubKey
 from .config import load_yaml, validate
@@ -16,7 +16,17 @@ from .records import canonical
 
 FORMAT = 1
 DOMAIN = b"dux-network-v1\n"
-HostPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$")]
+
+
+def _real_port(text: str) -> str:
+    port = int(text.rpartition(":")[2])
+    if not 1 <= port <= 65535:
+        raise ValueError(f"{port} is no port")
+    return text
+
+
+HostPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$"), AfterValidator(_real_port)]
+"""`host:port`, an IPv6 host in brackets."""
 
 
 class Member(Model):

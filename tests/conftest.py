@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.logs import assert_clean_logs
+
+# A busy machine is no fault: how long an example takes is not judged.
+settings.register_profile("duxos", deadline=None)
+settings.load_profile("duxos")
 
 
 @pytest.fixture
