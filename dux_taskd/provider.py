@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from duxcommon.api.common import Hash32, NodeId, SignedRecord, TaskId
@@ -31,6 +32,7 @@ from duxcommon.errors import (
     PriceChanged,
     ProviderRestarted,
     RateLimited,
+    StateStale,
     Stopping,
     TaskUnknown,
     TimedOut,
@@ -265,15 +267,20 @@ class Provider:
 
     async def _accept_payment(self, run: Run) -> None:
         order = run.order
-        payment = await self._escrow.accept(
+        accept = partial(
+            self._escrow.accept,
             buyer=run.buyer,
             channel=order.channel,
             price=order.price,
             task=order.task,
             order=run.order_hash,
-            state=run.signed,
             deadline=order.deadline,
         )
+        try:
+            payment = await accept(state=run.signed)
+        except StateStale:
+            # Of many orders at once, another one brought a newer state first; that one counts.
+            payment = await accept(state=None)
         if payment.state == "REFUNDED":
             raise OrderRefused("this order was given up before")
 

@@ -115,7 +115,8 @@ class Store:
         """Run `change` on the writer's connection inside a transaction; resolves after the durable commit.
 
         An exception from `change` undoes its own changes alone. Everything `change` does must be SQL: it may
-        share its commit with other writes. Even when the caller is cancelled, the change is carried out.
+        share its commit with other writes. A cursor that it returns becomes None. Even when the caller is
+        cancelled, the change is carried out.
         """
         job: Future[T] = Future()
         # A running future can't be cancelled: otherwise a caller that goes away would take the writer thread down.
@@ -192,6 +193,10 @@ class Store:
             self._writer.execute("SAVEPOINT one")
         try:
             value = change(self._writer)
+            if isinstance(value, sqlite3.Cursor):
+                # Freed in the caller's thread, it would reset a statement that this thread is using by then.
+                value.close()
+                value = None
         except BaseException as error:
             if isinstance(translate(error), DiskFull) or alone:
                 raise
