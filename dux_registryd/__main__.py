@@ -1,8 +1,11 @@
 """Starts dux-registryd: the node's key, calls between nodes, the directory, and the store that lives on it."""
 
 import asyncio
+import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from dux_store.listings import MIGRATIONS as STORE_MIGRATIONS
 from dux_store.listings import Listings
@@ -153,10 +156,14 @@ class Registryd(Daemon):
         )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon until it is stopped."""
-    return run(Registryd, sys.argv[1:] if argv is None else argv)
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the daemon until it is stopped; does not return, because the directory's engine can't be unwound."""
+    status = run(Registryd, sys.argv[1:] if argv is None else argv)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

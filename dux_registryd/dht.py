@@ -1,4 +1,10 @@
-"""OpenDHT in an asyncio program: starts after the fork, and hands what its threads hear over to the loop."""
+"""OpenDHT in an asyncio program: starts after the fork, and hands what its threads hear over to the loop.
+
+The engine runs our callbacks while it holds its own lock, and its Python binding does not let go of the interpreter
+while it waits for that lock. So once something is listened for, nothing here may call what takes the lock: `join`,
+`getRoutingTablesLog`, `getBound`, `registerType` would now and then stop the whole process (seen with 4.4.2). `put`,
+`listen`, `cancelPut` and `shutdown` only queue their work.
+"""
 
 import asyncio
 import contextlib
@@ -20,7 +26,9 @@ USER_DATA = 0
 """The engine's type of values that are just bytes; its own expiry would be ten minutes."""
 PUT_S = 5.0
 STOP_S = 2.0
-AF_INET = 2
+
+_STOPPED: list[Any] = []
+"""Engines that were shut down. They are never destroyed, because their destructor joins; see the top."""
 
 Heard = Callable[[str, bytes, bool], None]
 """Key, bytes, whether the value has expired rather than arrived."""
@@ -36,6 +44,8 @@ class Dht:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._listening: dict[str, Any] = {}
         self._stopped = False
+        self._port = 0
+        self._stored_by = 0
 
     def start(self, address: str, port: int, bootstrap: Sequence[str], *, lan: bool) -> None:
         """Open the socket and join. Raises EndpointDown."""
@@ -50,6 +60,7 @@ class Dht:
         runner.run(port=port, ipv4=address, config=config)
         runner.registerType(opendht.ValueType(USER_DATA, "record", timedelta(seconds=EXPIRY_S)))
         self._runner = runner
+        self._port = int(runner.getBound().getPort())
         for entry in bootstrap:
             host, _, number = entry.rpartition(":")
             runner.bootstrap(host.strip("[]"), number)
@@ -57,12 +68,11 @@ class Dht:
     @property
     def port(self) -> int:
         """The UDP port in use."""
-        return int(self._runner.getBound().getPort())
+        return self._port
 
     def nodes(self) -> int:
-        """Other nodes in the routing table."""
-        text: str = self._runner.getRoutingTablesLog(AF_INET)
-        return sum(1 for line in text.splitlines() if line.lstrip().startswith("Node "))
+        """Other nodes that stored what this one put last."""
+        return self._stored_by
 
     async def put(self, key: str, sealed: bytes, identity: int) -> tuple[bool, Any]:
         """Put a value and keep putting it until `cancel`. Whether some node has stored it yet, and what to cancel."""
@@ -71,7 +81,8 @@ class Dht:
         value = opendht.Value(sealed)
         value.id = identity
 
-        def finished(ok: bool, _nodes: Any) -> None:
+        def finished(ok: bool, nodes: Any) -> None:
+            self._stored_by = len(nodes) if ok else 0
             self._hand_over(_resolve, done, bool(ok))
 
         self._runner.put(opendht.InfoHash.get(self._name(key)), value, finished, True)
@@ -120,7 +131,7 @@ class Dht:
             await asyncio.wait_for(left, STOP_S)
         except TimeoutError:
             log.info("the directory's engine still had something to send when it was stopped")
-        await asyncio.to_thread(runner.join)
+        _STOPPED.append(runner)
 
 
 def _check_free(address: str, port: int) -> None:
