@@ -17,9 +17,15 @@ def test_quiet_logs_pass(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    [FAULT, "Traceback (most recent call last):\n",
-     '{"level": "info", "traceback": "Traceback (most recent call last)"}', "Task exception was never retrieved\n", "x.py:1: ResourceWarning: unclosed\n", '{"level": "critical"}'],
-)  # fmt: skip
+    [
+        FAULT,
+        "Traceback (most recent call last):\n",
+        '{"level": "info", "traceback": "Traceback (most recent call last)"}',
+        "Task exception was never retrieved\n",
+        "x.py:1: ResourceWarning: unclosed\n",
+        '{"level": "critical"}',
+    ],
+)
 @pytest.mark.parametrize("name", ["flopd.log", "alice/log/flopd.err"])
 def test_a_fault_in_any_log_below_the_folder_fails(tmp_path: Path, text: str, name: str) -> None:
     path = tmp_path / name
