@@ -18,12 +18,24 @@ from . import errors, policy, rules, validate
 from .errors import RpcError
 from .mempool import Entry, Mempool
 from .store import Block, Coin, Store
-from .validate import CONFLICT, DUPLICATE, HIGH_FEE, INSUFFICIENT_FEE, NONSTANDARD, MissingInputs, Reject, outpoint
+from .validate import (
+    CONFLICT,
+    DUPLICATE,
+    HIGH_FEE,
+    INSUFFICIENT_FEE,
+    INVALID,
+    NONSTANDARD,
+    MissingInputs,
+    Reject,
+    outpoint,
+)
 from .wallets import Confirmation, Wallets
 
 log = logging.getLogger("devchain")
 
 _UNSPENDABLE = b"\x6a"
+Transaction = tuple[Tx, bytes, bytes]
+"""Parsed, id, bytes."""
 
 
 class Node:
@@ -125,21 +137,54 @@ class Node:
 
     def mine(self, script: bytes) -> bytes:
         """Make one block that pays `script` and holds what the mempool has, inside the caller's transaction."""
-        height = self.tip.height + 1
-        chosen: list[Entry] = []
-        size = 1000
+        chosen: list[Transaction] = []
+        size = 1000  # of header and coinbase at most
+        fees = 0
         left_out: set[bytes] = set()
         for entry in self.mempool:
             if size + len(entry.raw) > rules.MAX_BLOCK_SIZE or entry.parents & left_out:
                 left_out.add(entry.txid)
                 continue
             size += len(entry.raw)
-            chosen.append(entry)
-        fees = sum(entry.fee for entry in chosen)
+            chosen.append((entry.tx, entry.txid, entry.raw))
+            fees += entry.fee
+        return self._make_block(script, chosen, fees)
+
+    def mine_these(self, script: bytes, txs: Sequence[Tx]) -> bytes:
+        """Make a block of these transactions alone, which need not relay and may conflict with the mempool.
+
+        Raises Reject when a block can't hold them.
+        """
+        height = self.tip.height + 1
+        made: dict[tuple[bytes, int], Coin] = {}
+        spent: set[tuple[bytes, int]] = set()
+        chosen: list[Transaction] = []
+        fees = 0
+        for tx in txs:
+            raw, txid = validate.serialize(tx), tx.id
+            validate.check_structure(tx, len(raw))
+            if not validate.is_final(tx, height):
+                raise Reject(INVALID, "bad-txns-nonfinal")
+            coins = []
+            for given in tx.vin:
+                wanted = outpoint(given)
+                coin = made.get(wanted) or self.store.coin(*wanted)
+                if coin is None or wanted in spent:
+                    raise Reject(INVALID, "bad-txns-inputs-missingorspent")
+                spent.add(wanted)
+                coins.append(coin)
+            fees += validate.check_inputs(coins, tx, height)
+            validate.check_block_scripts(validate.prevouts_of(coins), tx)
+            for vout, output in enumerate(tx.vout):
+                made[txid, vout] = Coin(output.value, output.script_pub_key.script, height, False)
+            chosen.append((tx, txid, raw))
+        return self._make_block(script, chosen, fees)
+
+    def _make_block(self, script: bytes, chosen: Sequence[Transaction], fees: int) -> bytes:
+        height = self.tip.height + 1
         seq = self.store.next_seq()
         coinbase = rules.coinbase(height, script, fees, seq)
-        txs = [(coinbase, coinbase.id, validate.serialize(coinbase))]
-        txs += [(entry.tx, entry.txid, entry.raw) for entry in chosen]
+        txs = [(coinbase, coinbase.id, validate.serialize(coinbase)), *chosen]
         block_time = rules.next_time(self.store.median_time(self.tip))
         header = rules.header(self.tip.hash, [txid for _, txid, _ in txs], block_time)
         raw = b"".join((header, var_int.serialize(len(txs)), *(tx_raw for _, _, tx_raw in txs)))
@@ -149,7 +194,7 @@ class Node:
         self._connect(block, txs)
         return block_hash
 
-    def _connect(self, block: Block, txs: Sequence[tuple[Tx, bytes, bytes]]) -> None:
+    def _connect(self, block: Block, txs: Sequence[Transaction]) -> None:
         for pos, (tx, txid, raw) in enumerate(txs):
             if pos:
                 for given in tx.vin:
@@ -164,8 +209,8 @@ class Node:
         self.store.set_active(block.hash, True)
         self.tip = block._replace(active=True)
 
-    def transactions(self, block_hash: bytes) -> Iterator[tuple[Tx, bytes, bytes]]:
-        """The transactions of a stored block: parsed, id, bytes."""
+    def transactions(self, block_hash: bytes) -> Iterator[Transaction]:
+        """The transactions of a stored block."""
         stream = io.BytesIO(self.store.raw_block(block_hash)[80:])
         for _ in range(var_int.parse(stream)):
             tx = Tx.parse(stream, check_validity=False)

@@ -126,6 +126,34 @@ def _shown(call: Call, tx: Tx, verbose: bool | int, where: bytes | None) -> Any:
     return shown
 
 
+@command("generateblock", "Generating")
+def generateblock(call: Call, output: str, transactions: list[Any]) -> dict[str, str]:
+    """Make one block of these transactions alone: ids of the mempool, or hex, also of what would not relay.
+
+    Modern Cores have it; here both dialects do, to make the blocks that a miner could make against the mempool.
+    """
+    script = output_script(output, "Error: Invalid address or descriptor")
+    txs = [_chosen(call, str(item)) for item in transactions]
+    try:
+        return {"hash": call.node.mine_these(script, txs).hex()}
+    except Reject as reject:
+        text = f"{reject.reason}, {reject.debug}" if reject.debug else reject.reason
+        raise RpcError(errors.TRANSACTION, f"TestBlockValidity failed: {text}") from None
+
+
+def _chosen(call: Call, item: str) -> Tx:
+    if len(item) == 64:
+        entry = call.node.mempool.get(block_hash(item))
+        if entry is None:
+            raise RpcError(errors.INVALID_ADDRESS_OR_KEY, f"Transaction {item} not in mempool.")
+        return entry.tx
+    try:
+        return _decode(call, item)
+    except RpcError:
+        text = f"Transaction decode failed for {item[:80]}. Make sure the tx has at least one input."
+        raise RpcError(errors.DESERIALIZATION, text) from None
+
+
 @command("createrawtransaction", "Rawtransactions", strict=True)
 def createrawtransaction(call: Call, inputs: list[Any], outputs: Any, locktime: int = 0) -> str:
     """An unsigned transaction from outpoints and {address: amount} or {"data": hex} (modern: also a list of those)."""

@@ -16,7 +16,7 @@ from .wallets import SPENDABLE, WATCHED, Owned
 
 
 @command("createwallet", "Wallet", dialects=("modern",))
-def createwallet(  # noqa: PLR0917 - Core's parameters, given by position
+def createwallet(
     call: Call,
     wallet_name: str,
     disable_private_keys: bool = False,

@@ -130,6 +130,14 @@ def script_error(prevouts: list[TxOut], tx: Tx, index: int, flags: ScriptFlag) -
     return None
 
 
+def check_block_scripts(prevouts: list[TxOut], tx: Tx) -> None:
+    """Verify every input under the consensus flags alone, as for a transaction in a block; raises Reject."""
+    for index in range(len(tx.vin)):
+        wrong = script_error(prevouts, tx, index, rules.BLOCK_FLAGS)
+        if wrong is not None:
+            raise Reject(INVALID, f"mandatory-script-verify-flag-failed ({wrong})")
+
+
 def check_scripts(prevouts: list[TxOut], tx: Tx) -> None:
     """Verify every input under the policy flags; raises Reject naming the first failure as Core 0.14 words it."""
     for index in range(len(tx.vin)):

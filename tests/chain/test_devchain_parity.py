@@ -187,6 +187,10 @@ def test_answers_about_the_chain_have_the_same_shape(funded: tuple[Core, Core]) 
         call("invalidateblock", MISSING)
         call("reconsiderblock", MISSING)
         call("generatetoaddress", 1, "bad")
+        call("generateblock", "bad", [])
+        call("generateblock", address_of(NOBODY_SCRIPT, call.core.params), [MISSING])
+        call("generateblock", address_of(NOBODY_SCRIPT, call.core.params), ["zz"])
+        call("generateblock", address_of(NOBODY_SCRIPT, call.core.params), [])
     compare(*recorders)
 
 

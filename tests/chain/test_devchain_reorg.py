@@ -8,7 +8,7 @@ import pytest
 from devchain_kit import NOBODY, SECRETS, Devchain, Refused, given_coin, spend
 
 from duxcommon.coin.script import address_of, p2pkh_script, pubkey_of
-from duxcommon.coin.tx import serialize_tx, txid_of
+from duxcommon.coin.tx import parse_tx, serialize_tx, txid_of
 from duxcommon.money import COIN
 
 STRANGER = p2pkh_script(pubkey_of(bytes([77]) * 32))
@@ -94,6 +94,48 @@ def test_what_hangs_on_a_loser_loses_with_it_and_frees_its_other_coins(chain: De
     assert alice.gettransaction(child)["confirmations"] < 0
     assert alice.getbalance() == 5, "the coin that the child spent beside the lost one"
     assert alice.pay({str(address_of(STRANGER, chain.params)): "4"})
+
+
+def test_a_miner_can_take_a_payment_under_another_id_and_the_watchers_see_the_one_that_counts(chain: Devchain) -> None:
+    alice, bob = chain.new_wallet("alice"), chain.new_wallet("bob", "100")
+    alice.importaddress(address_of(STRANGER, chain.params), "contract", False)
+    sent = bob.funded({str(address_of(STRANGER, chain.params)): "10"})
+    txid = bob.sendrawtransaction(sent["hex"])
+    assert alice.gettransaction(txid, True)["confirmations"] == 0
+    mangled = parse_tx(sent["hex"])
+    mangled.vin[0].script_sig = b"\x00" + mangled.vin[0].script_sig  # valid in a block, and no node relays it
+    raw = serialize_tx(mangled).hex()
+    chain.call("generateblock", NOBODY, [raw])
+    assert chain.call("getrawmempool") == []
+    for wallet in (alice, bob):
+        assert wallet.gettransaction(txid, True)["confirmations"] == -1
+        assert wallet.gettransaction(txid_of(mangled), True)["confirmations"] == 1
+        assert wallet.gettransaction(txid, True)["walletconflicts"] == [txid_of(mangled)]
+    (coin,) = [coin for coin in alice.listunspent() if coin["txid"] == txid_of(mangled)]
+    assert (coin["amount"], coin["spendable"]) == (10, False)
+    assert bob.getbalance() == 90 - sent["fee"], "the change came under the other id too"
+    bob.pay({NOBODY: "80"})
+
+
+def test_a_block_takes_no_transaction_that_breaks_the_rules(chain: Devchain) -> None:
+    coin = given_coin(chain)
+    good = spend(coin, [(STRANGER, 9 * COIN)])
+    stolen = parse_tx(serialize_tx(good))
+    stolen.vout[0] = spend(coin, [(STRANGER, 8 * COIN)]).vout[0]
+    late = spend(coin, [(STRANGER, 9 * COIN)], lock_time=chain.height() + 5, sequence=0)
+    tip = chain.call("getbestblockhash")
+    for txs, reason in (
+        ([stolen], "mandatory-script-verify-flag-failed"),
+        ([good, spend(coin, [(STRANGER, COIN)])], "bad-txns-inputs-missingorspent"),
+        ([late], "bad-txns-nonfinal"),
+        ([spend(coin, [(STRANGER, 11 * COIN)])], "bad-txns-in-belowout"),
+    ):
+        with pytest.raises(Refused, match=reason) as refused:
+            chain.call("generateblock", NOBODY, [serialize_tx(tx).hex() for tx in txs])
+        assert refused.value.code == -25
+    assert chain.call("getbestblockhash") == tip
+    chain.call("generateblock", NOBODY, [serialize_tx(good).hex()])
+    assert chain.call("gettxout", txid_of(good), 0)["value"] == 9
 
 
 def test_the_first_block_seen_wins_at_equal_height_and_the_longer_branch_always(chain: Devchain) -> None:

@@ -32,6 +32,7 @@ FOR_PEOPLE_AND_TESTS = {
     "createrawtransaction",
     "estimatesmartfee",
     "generate",
+    "generateblock",
     "generatetoaddress",
     "getbalance",
     "getblockcount",
