@@ -8,7 +8,8 @@ from tests.support.devnet import TestNet, running_devnet
 
 APP = Path(__file__).parent.parent / "apps" / "ten-flop"
 PRICE = 10 * COIN
-CAP = {"*/escrowd": {"deposit_cap": 100 * COIN}}
+CAP = {"*/escrowd": {"deposit_cap": 100 * COIN, "lock_blocks": 1000}}
+"""A short lock: mining 10,080 blocks forward shows nothing more than 1,000."""
 
 
 def stop_node(net: TestNet, node: str) -> None:
