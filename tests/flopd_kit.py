@@ -339,7 +339,7 @@ class Flopd(DaemonProcess):
 
     def faults(self, mode: str, method: str | None = None, count: int | None = None) -> None:
         """Let dux-devchain misbehave."""
-        self.chain.call("devchain.fault", mode, method, count)
+        self.chain.call("devchain.fault", {"mode": mode, "method": method, "count": count})
 
 
 ARBITER = pubkey_of(b"\x0a" * 32)
