@@ -24,13 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from support.network import write_network
 
 from duxcommon.api.common import Ok
 from duxcommon.api.taskd import SandboxLimits, SandboxLog, SandboxResult, SandboxStatus
 from duxcommon.blobs import BlobStore
 from duxcommon.errors import NotFound
-from duxcommon.identity import Identity
-from duxcommon.network import Member, NetworkDefinition, dump_network
 from duxcommon.rpc import Client
 
 ROOT = os.geteuid() == 0
@@ -59,26 +58,6 @@ def environment() -> dict[str, str]:
     """Of worker processes: this project and its packages, whichever interpreter runs them."""
     packages = sysconfig.get_paths()["purelib"]
     return {"PATH": os.environ["PATH"], "PYTHONPATH": f"{REPOSITORY}:{packages}", "PYTHONDONTWRITEBYTECODE": "1"}
-
-
-def network_file(folder: Path) -> Path:
-    """A signed network definition, for daemons that need one to start."""
-    guardian = Identity.load_or_create(folder / "guardian.key")
-    member = Member(node=guardian.node_id, pubkey="02" + "11" * 32)
-    network = NetworkDefinition(
-        name="lab",
-        chain="devnet",
-        genesis="00" * 32,
-        birth_height=0,
-        bootstrap=[],
-        guardians=[member],
-        guardians_m=1,
-        arbiters=[member],
-    )
-    path = folder / "network.yaml"
-    path.write_text(dump_network(network.signed_by(guardian)))
-    path.chmod(0o644)
-    return path
 
 
 def bundle_of(files: dict[str, str | bytes]) -> bytes:
@@ -110,20 +89,19 @@ class Lab:
         self.blobs = BlobStore(self.folder / "blobs")
         self.config = self.folder / "sandbox.yaml"
         self.process: subprocess.Popen[bytes] | None = None
-        self._network = network_file(self.folder)
+        write_network(self.folder / "network.yaml")
 
     def __enter__(self) -> "Lab":
         for name in ("run", "state"):
             (self.folder / name).mkdir()
         if self.mode != "plain":
             self.folder.chmod(0o755)
-        (self.folder / "guardian.key").unlink()
         value = {
             "run_dir": str(self.folder / "run"),
             "state_dir": str(self.folder / "state"),
             "blobs_dir": str(self.folder / "blobs"),
             "log_dir": None,
-            "network": str(self._network),
+            "network": str(self.folder / "network.yaml"),
             "cgroup": "auto" if self.mode == "capped" else "none",
             **self.settings,
         }

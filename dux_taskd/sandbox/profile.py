@@ -24,12 +24,13 @@ GROUP_PROCESSES = 8
 """Processes of the sandbox itself, which the app's limit does not include: inside, and in the whole cgroup."""
 
 SUPERVISE = """read -r go || exit 125
-ulimit -p "$1"; shift
+ulimit -u "$1" 2>/dev/null || ulimit -p "$1" || exit 125
+shift
 "$@" </dev/null >&2 || exit
 exec tar --create --format=ustar --directory=/out --file=- ."""
 """Runs inside: waits for the word to start (end of file means that the worker died), caps processes in the sandbox's
-own user namespace, runs the app with its standard output on the log, then becomes tar. `exit` hands on the app's
-exit code. Nothing here is trusted by the worker."""
+own user namespace (bash calls that limit -u, dash -p), runs the app with its standard output on the log, then becomes
+tar. `exit` hands on the app's exit code. Nothing here is trusted by the worker."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ log = logging.getLogger("sandbox")
 
 KEPT_RUNS = 64
 """Ended runs whose logs and results can still be asked for."""
+MAX_INLINE = 1024 * 1024
+"""Bytes of all the files that go inside one reply; it must stay below what a message may hold."""
 OUTCOMES = {
     "timeout": "timeout",
     "cpu": "timeout",
@@ -56,11 +58,13 @@ class Collector:
         self._blobs = blobs
         self._small: dict[str, bytearray] = {}
         self._large: dict[str, BlobWriter] = {}
+        self._room = MAX_INLINE
 
     def sink(self, part: Part, name: str, size: int, data: bytes) -> None:
         """For OutputReader."""
-        if part is Part.START and size <= INLINE_MAX:
+        if part is Part.START and size <= min(INLINE_MAX, self._room):
             self._small[name] = bytearray()
+            self._room -= size
         elif part is Part.START:
             self._large[name] = self._blobs.writer()
         elif part is Part.DATA and name in self._small:

@@ -90,6 +90,13 @@ def test_a_large_output_is_a_blob_and_a_large_input_may_be_one(lab: Lab) -> None
     assert asyncio.run(both()) == "300000\n"
 
 
+def test_many_small_outputs_fit_into_one_reply(lab: Lab) -> None:
+    result = lab.run("for n in range(60): open(f'/out/{n}', 'wb').write(bytes(65536))", output_bytes=1 << 23, disk_mb=8)
+    assert len(result.files) == 60
+    assert sum(file.data is not None for file in result.files) == 16
+    assert all(file.size == 65536 for file in result.files)
+
+
 def test_an_app_that_fails_tells_its_exit_code_and_what_it_printed(lab: Lab) -> None:
     result = lab.run("import sys\nopen('/out/output', 'w').write('half')\nsys.exit('no such colour')")
     assert (result.outcome, result.exit_code, result.files) == ("failed", 1, [])
@@ -128,19 +135,22 @@ print("second\n::progress 250\n::progress 20\n", end="")
 def test_killing_ends_a_running_task_and_one_that_waits(lab: Lab) -> None:
     async def scenario() -> None:
         ids = [secrets.token_hex(16) for _ in range(3)]
-        tasks = [asyncio.create_task(lab.run_async(SLEEP, id=id, wall_s=60)) for id in ids]
-        for id in ids[:2]:
-            assert (await lab.logs_async(id, wait_s=5)).text == "started\n"
-        await lab.kill_async(ids[2])
-        await lab.kill_async("f" * 32)
-        for id in ids[:2]:
-            await lab.kill_async(id)
+        tasks = []
+        try:
+            for id in ids[:2]:
+                tasks.append(asyncio.create_task(lab.run_async(SLEEP, id=id, wall_s=60)))
+                while not (await lab.logs_async(id, wait_s=5)).text:
+                    pass
+            tasks.append(asyncio.create_task(lab.run_async(SLEEP, id=ids[2], wall_s=60)))
+            assert (await lab.logs_async(ids[2], wait_s=0.1)).text == ""
+            await lab.kill_async("f" * 32)
+            await lab.kill_async(ids[2])
+        finally:
+            for id in ids[:2]:
+                await lab.kill_async(id)
         results = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [getattr(result, "outcome", type(result).__name__) for result in results] == [
-            "killed",
-            "killed",
-            "TaskKilled",
-        ]
+        names = [result.outcome if isinstance(result, SandboxResult) else type(result).__name__ for result in results]
+        assert names == ["killed", "killed", "TaskKilled"]
 
     asyncio.run(scenario())
     assert (lab.processes(), lab.folders()) == ([], [])
