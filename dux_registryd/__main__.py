@@ -115,12 +115,16 @@ class Registryd(Daemon):
 
     async def stop(self) -> None:
         """Say goodbye to peers and leave the directory; safe after a start that failed half-way."""
-        for part in ("downloads", "transport", "directory", "gateway", "store", "store_db"):
-            if hasattr(self, part):
-                closing = getattr(self, part)
-                await (closing.close() if hasattr(closing, "close") else closing.stop())
         if hasattr(self, "uploads"):
             self.uploads.close()
+        if hasattr(self, "directory"):
+            self.directory.stop()
+        for part in ("downloads", "transport"):
+            if hasattr(self, part):
+                await getattr(self, part).stop()
+        for part in ("gateway", "store", "store_db"):
+            if hasattr(self, part):
+                await getattr(self, part).close()
 
     async def reload(self, settings: RegistrydSettings) -> None:
         """Take what can change in a running node."""
@@ -157,7 +161,7 @@ class Registryd(Daemon):
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Run the daemon until it is stopped; does not return, because the directory's engine can't be unwound."""
+    """Run, and end without Python's own clean-up: the directory's engine could block it for good (see dht.py)."""
     status = run(Registryd, sys.argv[1:] if argv is None else argv)
     logging.shutdown()
     sys.stdout.flush()

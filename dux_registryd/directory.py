@@ -5,8 +5,10 @@ The handlers of the kinds decide which of two records is newer and keep them in 
 """
 
 import asyncio
+import contextlib
 import hashlib
 import logging
+import random
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -36,6 +38,7 @@ MAX_KEPT = 10_000
 KEEPERS = 6
 """Nodes that keep a record, on average; in a small network all do."""
 TIDY_S = 30.0
+KEEP_AFTER_S = (0.5, 3.0)
 REASONS = {
     "BadSignature": "forged",
     "BadRecord": "malformed",
@@ -76,6 +79,7 @@ class Directory:
         self._seen: OrderedDict[int, tuple[str, str] | None] = OrderedDict()
         self._own: dict[tuple[str, str], _Put] = {}
         self._kept: dict[tuple[str, str], _Put] = {}
+        self._kept_more = asyncio.Event()
         self._started = False
         self.dropped: Counter[str] = Counter()
         """Reason → values that were refused."""
@@ -118,10 +122,11 @@ class Directory:
         if old is not None:
             self._cancel(old)
         self._kept[name] = _Put(record)
+        self._kept_more.set()
 
     def nodes(self) -> int:
-        """Other nodes in the engine's routing table."""
-        return self._dht.nodes() if self._started else 0
+        """Other nodes that stored what this one put last."""
+        return self._dht.nodes
 
     def records(self) -> int:
         """Records that this node puts: its own and those that it keeps for others."""
@@ -141,10 +146,10 @@ class Directory:
         """The UDP port in use."""
         return self._dht.port
 
-    async def stop(self) -> None:
-        """Leave the network."""
+    def stop(self) -> None:
+        """Leave the network. The process must end by `os._exit` (see dht.py)."""
         self._started = False
-        await self._dht.stop()
+        self._dht.stop()
 
     async def run(self) -> None:
         """Look at what arrives, until cancelled."""
@@ -163,7 +168,11 @@ class Directory:
                     await self._put(put, self._seal.seal(put.record))
             for name, put in list(self._kept.items()):
                 await self._tend(name, put)
-            await asyncio.sleep(TIDY_S)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._kept_more.wait(), TIDY_S)
+                # Not all keepers at the moment that a record is published, when nobody needs them.
+                await asyncio.sleep(random.uniform(*KEEP_AFTER_S))
+            self._kept_more.clear()
 
     async def _tend(self, name: tuple[str, str], put: _Put) -> None:
         mine = self._is_keeper(name[1])

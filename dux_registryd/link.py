@@ -9,7 +9,7 @@ import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import iroh
@@ -154,6 +154,10 @@ class Link:
         """Half of the time that a peer may be silent has passed: better try a new connection meanwhile."""
         quiet = time.monotonic() - max(self._heard, self._waiting_since)
         return bool(self._asked) and quiet > silence_s / 2
+
+    def leads_to(self, addresses: Sequence[str]) -> bool:
+        """The connection's path ends at one of these addresses, or at a relay."""
+        return any(path.is_relay or path.remote_addr in addresses for path in self.connection.paths())
 
     def probe(self) -> None:
         """Find out whether the peer is still there; `check` draws the conclusion."""

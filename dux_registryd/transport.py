@@ -411,7 +411,16 @@ class Transport:
                 for link in list(links):
                     link.check(self._silence_s)
                     if link.dead is None and link.suspect(self._silence_s) and self._newest(link):
-                        self._dialling(link.node)
+                        self._second_try(link)
+
+    def _second_try(self, link: Link) -> None:
+        """The peer owes an answer and is silent: find out whether it is there on a new connection."""
+        known = self._book(link.node)
+        if known is not None and not link.leads_to(known.direct):
+            # iroh dials no other address of a node as long as a connection to it is open.
+            link.close(f"node {link.node[:8]}… is silent and has moved")
+        elif known is not None:
+            self._dialling(link.node)
 
     async def _serve_payloads(self, link: Link) -> None:
         try:

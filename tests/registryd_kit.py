@@ -1,19 +1,26 @@
 """Small networks of real dux-registryd processes on this machine."""
 
+import json
+import shutil
 import socket
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from duxcommon.api.common import SignedRecord
 from duxcommon.identity import Identity
 from duxcommon.network import NetworkDefinition, dump_network
+from tests.support.logs import assert_clean_logs
 from tests.support.network import definition
 from tests.support.process import DaemonProcess
 
 STUB = Path(__file__).parent / "support" / "taskd_stub.py"
+MEMBER = STUB.with_name("directory_member.py")
 HEARTBEAT_S = 1
 
 
@@ -107,6 +114,10 @@ class Net:
         self.nodes.append(node)
         return node.start()
 
+    def member(self, network: str | None = None) -> "Member":
+        """A bare member of the directory (of another network, where one is named, at the same nodes)."""
+        return Member(network or self.network.id, f"127.0.0.1:{self.port}")
+
     def pair(self) -> tuple[Node, Node]:
         """Two nodes that know each other, the second one with a stub of taskd."""
         alice, bob = self.add("alice"), self.add("bob").stub()
@@ -123,3 +134,49 @@ def net(folder: Path) -> Iterator[Net]:
     finally:
         for node in made.nodes:
             node.close()
+
+
+@contextmanager
+def module_net() -> Iterator[Net]:
+    """Like `net`, in a folder of its own, for the tests of a whole module; checks the logs at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="dux", dir="/tmp"))
+    try:
+        with net(folder) as made:
+            yield made
+        assert_clean_logs(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Member:
+    """A member of a network's directory, for what no real node would put there; a process of its own."""
+
+    def __init__(self, network: str, bootstrap: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, str(MEMBER), network, bootstrap], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def ask(self, **command: Any) -> Any:
+        """Send a command; its answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())
+
+    def announce(self, record: SignedRecord) -> None:
+        """Put a record until another node has stored it."""
+        assert self.ask(announce=record.model_dump())
+
+    def put(self, kind: str, value: bytes) -> None:
+        """Put raw bytes where records of a kind are."""
+        assert self.ask(put=value.hex(), kind=kind)
+
+    def __enter__(self) -> "Member":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in filter(None, (self._process.stdin, self._process.stdout)):
+            pipe.close()
