@@ -8,7 +8,7 @@ from .exits import OK
 
 def run(args: argparse.Namespace, control: Control) -> int:
     """Print the code that the shell evaluates: `eval "$(dux-ctl completion bash)"`."""
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    print(argcomplete.shellcode(["dux-ctl"], shell=args.shell))
+    print(shellcode(["dux-ctl"], shell=args.shell))
     return OK

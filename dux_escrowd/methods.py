@@ -92,7 +92,11 @@ OPENING = (
 """What can prevent a channel; flopd, registryd and the provider may answer errors of their own."""
 
 _NODE, _ID, _KEY = "ab" * 32, "cd" * 32, "02" + "11" * 32
-_STATE = {"channel": _ID, "seq": 1, "gross": 2000000, "deposits": [], "signatures": []}
+_DEPOSIT = {"txid": "ef" * 32, "vout": 0, "amount": 100000000}
+_STATE = {"channel": _ID, "seq": 1, "gross": 2000000, "deposits": [_DEPOSIT], "signatures": ["30" + "00" * 70]}
+_CONTRACT = {
+    "provider_pubkey": _KEY, "buyer_pubkey": _KEY, "arbiter_pubkey": _KEY, "lock_height": 10080, "tax_bps": 500,
+}  # fmt: skip
 
 
 class ChannelMethods:
@@ -176,7 +180,7 @@ class ChannelMethods:
         "channel.funded", access="peer", limit="10/s",
         errors=(TermsRefused, ArbiterRefused, LockTooNear, LockTooFar, DepositTooSmall, TooManyChannels, ChannelBusy,
                 DuxError),
-        example={"contract": {}, "deposits": []},
+        example={"contract": _CONTRACT, "deposits": [_DEPOSIT]},
     )  # fmt: skip
     async def funded(
         self,

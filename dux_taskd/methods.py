@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from .__main__ import TaskDaemon
 
 EXAMPLE_TASK = "0" * 32
+EXAMPLE_ORDER = {
+    "kind": "order", "network": "0" * 64, "node": "0" * 64, "seq": 0, "time": 1_700_000_000,
+    "body": {"task": EXAMPLE_TASK}, "sig": "0" * 128,
+}  # fmt: skip
 CHUNK = 16_384
 
 WaitSeconds = Annotated[float, Field(ge=0, le=60)]
@@ -161,6 +165,7 @@ class TaskMethods:
             SandboxMissing, SandboxDegraded, Conflict, NotAllowed, DaemonDown,
         ),
         reply_record="receipt",
+        example={"order": EXAMPLE_ORDER, "wait_s": 20.0},
     )  # fmt: skip
     async def order(
         self,
@@ -178,7 +183,10 @@ class TaskMethods:
         provider = await self._daemon.provider()
         return await provider.order(order, input, state, wait_s, _peer(caller))
 
-    @method("task.poll", access="peer", errors=(TaskUnknown, DaemonDown), reply_record="receipt")
+    @method(
+        "task.poll", access="peer", errors=(TaskUnknown, DaemonDown), reply_record="receipt",
+        example={"task": EXAMPLE_TASK},
+    )  # fmt: skip
     async def poll(
         self,
         task: TaskId,
@@ -189,7 +197,10 @@ class TaskMethods:
         """Tell how an order of the calling node is going, with its log from `log_offset` on."""
         return await (await self._daemon.provider()).poll(task, wait_s, log_offset, _peer(caller))
 
-    @method("task.abort", access="peer", errors=(TaskUnknown, DaemonDown), reply_record="receipt")
+    @method(
+        "task.abort", access="peer", errors=(TaskUnknown, DaemonDown), reply_record="receipt",
+        example={"task": EXAMPLE_TASK},
+    )  # fmt: skip
     async def abort(self, task: TaskId, caller: Caller) -> OrderAnswer:
         """Stop working on an order of the calling node; nothing is charged unless it was done already."""
         return await (await self._daemon.provider()).abort(task, _peer(caller))

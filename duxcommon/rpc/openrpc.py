@@ -20,7 +20,7 @@ def _error(error: type[DuxError]) -> dict[str, Any]:
 
 
 def document(daemon: str, specs: Iterable[MethodSpec]) -> dict[str, Any]:
-    """OpenRPC 1.3 of `specs`, with `x-access`, `x-peers`, `x-description` beside the standard members."""
+    """OpenRPC 1.3 of `specs`; `x-access`, `x-passes-errors`, `x-peers` and `x-reply-record` are our own."""
     specs = sorted(specs, key=lambda spec: spec.name)
     pairs: list[Any] = [(spec.params, "validation") for spec in specs] + [
         (spec.reply, "serialization") for spec in specs
@@ -42,9 +42,11 @@ def document(daemon: str, specs: Iterable[MethodSpec]) -> dict[str, Any]:
                     for name, schema in params_schema.get("properties", {}).items()
                 ],
                 "result": {"name": spec.reply.__name__, "schema": mapping[(spec.reply, "serialization")]},
-                "errors": [_error(error) for error in spec.errors],
+                "errors": [_error(error) for error in spec.errors if error is not DuxError],
                 "examples": [{"name": "example", "params": spec.example}],
                 "x-access": spec.access,
+                # Declared as DuxError: what another daemon or node answers comes back as it is.
+                "x-passes-errors": DuxError in spec.errors,
                 "x-peers": spec.peers,
                 "x-reply-record": spec.reply_record,
             }
