@@ -362,6 +362,7 @@ class Channels:
         row = await self._desk.store.write(commit)
         hit("fund-sent-committed")
         self._desk.changed(row)
+        self._desk.sent.put_nowait(row.id)
         self._desk.log.info("deposit sent", extra=context(row, amount=funding.amount, fee=funding.fee))
 
     async def _give_up(self, row: ChannelRow, funding: FundingRow, error: DuxError) -> None:

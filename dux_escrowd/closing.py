@@ -171,6 +171,7 @@ class Closing:
 
         row = await self._desk.store.write(commit)
         self._desk.changed(row)
+        self._desk.sent.put_nowait(row.id)
         self._desk.log.info(f"{purpose} sent", extra=context(row, txid=row.txid))
 
     # --- the provider's side ---------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class EscrowDaemon(Daemon):
         events = Events(self.services.desk, self.settings.state_dir / "events.log", self.rpc("registryd"))
         self.spawn(self.services.desk.outbox.run(), "outbox")
         self.spawn(self.services.watcher.run(), "follow the chain")
+        self.spawn(self.services.watcher.run_sent(), "follow what was sent")
         self.spawn(events.run(), "event log")
         self.services.pusher.start()
 

@@ -89,6 +89,8 @@ class Desk:
         self.block_seconds = CHAINS[network.chain].block_seconds
         self.signals = Signals()
         self.log = logging.getLogger("escrowd")
+        self.sent: asyncio.Queue[str] = asyncio.Queue()
+        """Channels of which a transaction was just sent: a block may have it before the next look at all of them."""
         self.tip: int | None = None
         self._payout: str | None = None
         self._escrows: dict[str, Escrow] = {}

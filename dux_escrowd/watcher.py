@@ -107,6 +107,17 @@ class Watcher:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, LAST_RETRY_S)
 
+    async def run_sent(self) -> None:
+        """Look at each channel right after something was sent for it, until cancelled."""
+        while True:
+            channel_id = await self._desk.sent.get()
+            if self._desk.tip is None:
+                continue
+            try:
+                await self.refresh(channel_id)
+            except DuxError as error:
+                self._desk.log.info("can't follow the chain", extra={"why": f"{error.name}: {error.message}"})
+
     async def look(self) -> None:
         """Bring every channel that the chain can still change up to date. Raises the first DuxError of flopd."""
         followed = self._desk.store.read(rows.followed_channels)
