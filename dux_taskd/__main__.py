@@ -37,7 +37,7 @@ ARRIVE_S = 10.0
 TELL_S = 10.0
 """registryd is told load and apps at least so often: it may have been restarted."""
 FLUSH_S = 0.5
-PRUNE_S = 3600.0
+PRUNE_S = 600.0
 DAY_S = 86_400
 
 
@@ -115,12 +115,12 @@ class TaskDaemon(Daemon):
     async def watch(self, task: TaskId, wait_s: float, progress: int | None) -> Job:
         """The task when it is over, when it differs from what the caller saw, or after `wait_s` seconds."""
         end = time.monotonic() + wait_s
-        first = job = self.queue.get(task)
+        first = job = self.queue.shown(task)
         while not job.over and (left := end - time.monotonic()) > 0:
             if progress is not None and (job.progress != progress or job.state != first.state):
                 break
             await self.queue.changed(task, left)
-            job = self.queue.get(task)
+            job = self.queue.shown(task)
         return job
 
     async def limits(self) -> ProviderLimits:
@@ -237,15 +237,13 @@ class TaskDaemon(Daemon):
 
     async def _prune(self) -> None:
         while True:
-            before = int(time.time()) - self.settings.keep_days * DAY_S
-            await self.queue.prune(before)
-            await self.ledger.prune(before)
             await asyncio.sleep(PRUNE_S)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the daemon until it is stopped."""
-    return run(TaskDaemon, sys.argv[1:] if argv is None else argv)
+            before = int(time.time()) - self.settings.keep_days * DAY_S
+            try:
+                await self.queue.prune(before)
+                await self.ledger.prune(before)
+            except DuxError as error:
+                self.log.warning("old tasks could not be forgotten", extra={"why": error.message})
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class Buyer:
     async def finished(self, task: TaskId, wait_s: float) -> tasks.Job:
         """The task when it is over, or as it is after `wait_s` seconds."""
         end = time.monotonic() + wait_s
-        while not (job := self._queue.get(task)).over and (left := end - time.monotonic()) > 0:
+        while not (job := self._queue.shown(task)).over and (left := end - time.monotonic()) > 0:
             await self._queue.changed(task, left)
         return job
 

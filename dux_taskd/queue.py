@@ -64,6 +64,8 @@ class Queue:
         self._store = store
         self._limit = limit
         self._live: dict[TaskId, Job] = {}
+        self._committing: dict[TaskId, Job] = {}
+        """Tasks whose newest state is on its way to the disk, as they were before."""
         self._dirty: set[TaskId] = set()
         self._changed: dict[TaskId, asyncio.Event] = {}
         self._flush_wanted = asyncio.Event()
@@ -132,6 +134,10 @@ class Queue:
             raise TaskUnknown(f"there is no task {task}")
         return _unpack(row)
 
+    def shown(self, task: TaskId) -> Job:
+        """The task as callers may see it: what is just being committed does not count yet. Raises TaskUnknown."""
+        return self._committing.get(task) or self.get(task)
+
     def stage(self, job: Job) -> Job:
         """Make `job` the current state now, and on disk within LAG_S."""
         self._live[job.id] = job
@@ -141,10 +147,22 @@ class Queue:
         return job
 
     async def commit(self, job: Job) -> Job:
-        """Make `job` the current state, on disk before this returns."""
+        """Make `job` the current state, on disk before this returns and before callers see it.
+
+        When it can't be written the task stays as it was.
+        """
+        before = self._live.get(job.id, job)
         self._live[job.id] = job
+        self._committing.setdefault(job.id, before)
+        try:
+            await self._save([job])
+        except BaseException:
+            if self._live.get(job.id) is job:
+                self._live[job.id] = before
+            raise
+        finally:
+            self._committing.pop(job.id, None)
         self._dirty.discard(job.id)
-        await self._save([job])
         self._announce(job.id)
         return job
 
@@ -210,7 +228,7 @@ class Queue:
                 (before, state, state, limit + 1),
             ).fetchall()
         )
-        jobs = [self._live.get(row["id"]) or _unpack(row) for row in rows[:limit]]
+        jobs = [self._committing.get(row["id"]) or self._live.get(row["id"]) or _unpack(row) for row in rows[:limit]]
         return jobs, str(rows[limit - 1]["seq"]) if len(rows) > limit else None
 
     async def prune(self, before: UnixTime) -> None:

@@ -490,11 +490,12 @@ class Node:
         }
         clients["sandbox"].down = True
         self.clients = clients
+        self.registry.told = False
         self.daemon = LabDaemon(self.settings, clients, self.runtime)
         await self.daemon.start()
         self.rpc_in = LocalRpc(self.daemon.methods(), USER)
         await self.daemon.provider()
-        await until(lambda: self.registry.served or not self.world.listings)
+        await until(lambda: self.registry.told)
 
     async def stop(self) -> None:
         await self.rpc_in.close()
@@ -608,11 +609,8 @@ async def world(
         )
     made.bob, made.alices = nodes[0], nodes[1:]
     try:
-        for node in nodes[1:]:
+        for node in nodes:
             await node.start()
-        listings, made.listings = made.listings, {}
-        await nodes[0].start()
-        made.listings = listings
         yield made
     finally:
         for node in nodes:
