@@ -13,6 +13,7 @@ from btclib.hashes import hash256
 from btclib.tx import Tx
 
 from duxcommon.coin import genesis
+from duxcommon.coin.tx import serialize_tx
 
 from . import errors, policy, rules, validate
 from .errors import RpcError
@@ -90,7 +91,7 @@ class Node:
 
         Raises Reject or MissingInputs. The order of the checks is Core's.
         """
-        raw = validate.serialize(tx)
+        raw = serialize_tx(tx)
         validate.check_structure(tx, len(raw))
         if tx.is_segwit:
             raise Reject(NONSTANDARD, "no-witness-yet")
@@ -161,7 +162,7 @@ class Node:
         chosen: list[Transaction] = []
         fees = 0
         for tx in txs:
-            raw, txid = validate.serialize(tx), tx.id
+            raw, txid = serialize_tx(tx), tx.id
             validate.check_structure(tx, len(raw))
             if not validate.is_final(tx, height):
                 raise Reject(INVALID, "bad-txns-nonfinal")
@@ -184,7 +185,7 @@ class Node:
         height = self.tip.height + 1
         seq = self.store.next_seq()
         coinbase = rules.coinbase(height, script, fees, seq)
-        txs = [(coinbase, coinbase.id, validate.serialize(coinbase)), *chosen]
+        txs = [(coinbase, coinbase.id, serialize_tx(coinbase)), *chosen]
         block_time = rules.next_time(self.store.median_time(self.tip))
         header = rules.header(self.tip.hash, [txid for _, txid, _ in txs], block_time)
         raw = b"".join((header, var_int.serialize(len(txs)), *(tx_raw for _, _, tx_raw in txs)))
@@ -214,7 +215,7 @@ class Node:
         stream = io.BytesIO(self.store.raw_block(block_hash)[80:])
         for _ in range(var_int.parse(stream)):
             tx = Tx.parse(stream, check_validity=False)
-            yield tx, tx.id, validate.serialize(tx)
+            yield tx, tx.id, serialize_tx(tx)
 
     def rescan(self, scripts: Sequence[bytes]) -> None:
         """Book in the wallets all transactions of blocks that touch these scripts, oldest first."""

@@ -7,6 +7,7 @@ from btclib.script.solver import get_txn_output_type, solver
 from btclib.tx import Tx
 
 from duxcommon.coin import script as coin_script
+from duxcommon.coin.tx import serialize_tx
 
 from . import rules, validate
 from .jsonio import Amount
@@ -27,7 +28,7 @@ def script_json(script: bytes) -> dict[str, Any]:
 
 def tx_json(tx: Tx, modern: bool) -> dict[str, Any]:
     """A decoded transaction."""
-    raw = validate.serialize(tx)
+    raw = serialize_tx(tx)
     vin: list[dict[str, Any]] = []
     for given in tx.vin:
         if given.is_coinbase:

@@ -6,6 +6,7 @@ from btclib.exceptions import BTClibException, ScriptErrorCode
 from btclib.tx import OutPoint, Tx, TxIn, TxOut
 
 from duxcommon.coin import script as coin_script
+from duxcommon.coin.tx import serialize_tx
 from duxcommon.errors import DuxError
 
 from . import errors, jsonio, rules, spending, validate
@@ -115,9 +116,9 @@ def _in_block(call: Call, wanted: bytes, where: bytes, verbose: bool | int) -> A
 
 def _shown(call: Call, tx: Tx, verbose: bool | int, where: bytes | None) -> Any:
     if not verbose:
-        return validate.serialize(tx).hex()
+        return serialize_tx(tx).hex()
     shown = tx_json(tx, call.modern)
-    shown["hex"] = validate.serialize(tx).hex()
+    shown["hex"] = serialize_tx(tx).hex()
     block = None if where is None else call.node.store.block(where)
     if block is not None:
         shown["blockhash"] = block.hash.hex()
@@ -179,7 +180,7 @@ def createrawtransaction(call: Call, inputs: list[Any], outputs: Any, locktime: 
                 jsonio.amount(value), output_script(key, f"Invalid Flopcoin address: {key[:80]}"), check_validity=False
             )
         )
-    return validate.serialize(Tx(2 if call.modern else 1, locktime, vin, vout, check_validity=False)).hex()
+    return serialize_tx(Tx(2 if call.modern else 1, locktime, vin, vout, check_validity=False)).hex()
 
 
 def _unsigned_input(call: Call, given: Any, default: int) -> TxIn:
@@ -249,7 +250,7 @@ def fundrawtransaction(call: Call, hexstring: str, options: dict[str, Any] | boo
         funded, fee, position = spending.fund(call.node, call.wallet, tx, _fund_options(call, given, len(tx.vout)))
     except spending.CannotFund as error:
         raise RpcError(errors.WALLET if call.modern else errors.INTERNAL, str(error)) from None
-    return {"hex": validate.serialize(funded).hex(), "changepos": position, "fee": jsonio.Amount(fee)}
+    return {"hex": serialize_tx(funded).hex(), "changepos": position, "fee": jsonio.Amount(fee)}
 
 
 def _fund_options(call: Call, given: dict[str, Any], outputs: int) -> spending.FundOptions:
@@ -333,7 +334,7 @@ def _signed(call: Call, text: str, prevtxs: list[Any] | None, secret_of: Any) ->
     told = {outpoint_of(call, item): _told_coin(item) for item in prevtxs or []}
     coins = [told.get(outpoint(given)) or call.node.coin(*outpoint(given)) for given in tx.vin]
     problems = [_worded(call, problem) for problem in spending.sign(tx, coins, secret_of)]
-    shown: dict[str, Any] = {"hex": validate.serialize(tx).hex(), "complete": not any(problems)}
+    shown: dict[str, Any] = {"hex": serialize_tx(tx).hex(), "complete": not any(problems)}
     wrong = [
         {
             "txid": given.prev_out.tx_id.hex(),

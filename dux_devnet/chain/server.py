@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from . import errors, jsonio, rpc_chain, rpc_devchain, rpc_history, rpc_tx, rpc_wallet
 from .errors import RpcError
@@ -23,6 +24,7 @@ from .registry import COMMANDS, Call, Dialect, bind, lookup
 
 log = logging.getLogger("devchain")
 
+_IDLE_S = 30.0  # Core closes a connection that is idle for so long
 _MAX_REQUEST = 32 * 1024 * 1024
 _HANDLER_MODULES = (rpc_chain, rpc_devchain, rpc_history, rpc_tx, rpc_wallet)  # imported for their declarations
 _STATUS = {errors.INVALID_REQUEST: 400, errors.METHOD_NOT_FOUND: 404}
@@ -37,6 +39,17 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     fresh.replace(path)
+
+
+class _BadHttp(logging.Filter):
+    """Takes what is no HTTP for what it is, a client's fault: aiohttp logs it as an error with a traceback."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        wrong = record.exc_info[1] if record.exc_info else None
+        if not isinstance(wrong, HttpProcessingError):
+            return True
+        log.info("a request that is no HTTP: %s", type(wrong).__name__)
+        return False
 
 
 class Server:
@@ -57,7 +70,8 @@ class Server:
         app = web.Application(client_max_size=_MAX_REQUEST)
         app.router.add_route("*", "/", self._handle)
         app.router.add_route("*", "/wallet/{name:.*}", self._handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        logging.getLogger("aiohttp.server").addFilter(_BadHttp())
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=_IDLE_S)
         await self._runner.setup()
         site = web.TCPSite(self._runner, host, port)
         await site.start()
@@ -83,7 +97,12 @@ class Server:
         name = request.match_info.get("name")
         wallet = None if name is None else unquote(name)
         try:
-            body = jsonio.loads(await request.read())
+            text = await request.read()
+        except (ConnectionError, web.RequestPayloadError) as broken:
+            log.info("a request broke off: %s", broken)
+            return web.Response(status=400)
+        try:
+            body = jsonio.loads(text)
         except ValueError:
             return _reply(None, RpcError(errors.PARSE, "Parse error"), None)
         if isinstance(body, list):

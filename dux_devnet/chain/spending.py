@@ -5,12 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from btclib import var_int
-from btclib.script import sig_hash
-from btclib.script.script import serialize as serialize_script
 from btclib.tx import OutPoint, Tx, TxIn, TxOut
-from btclib_secp256k1 import dsa, keys
 
 from duxcommon.coin import script as coin_script
+from duxcommon.coin.tx import p2pkh_script_sig, sign_input
 
 from . import policy, rules, validate
 from .node import Node
@@ -22,7 +20,6 @@ DEFAULT_RATE = policy.MIN_FEE_RATE
 INPUT_SIZE = 148
 """Bytes of a signed P2PKH input at most: 72 of signature and hash type, 33 of key."""
 _SEQUENCE = 0xFFFFFFFE
-_SIGHASH_ALL = 1
 
 
 class CannotFund(Exception):
@@ -257,6 +254,8 @@ def _complete(node: Node, wallet: int, tx: Tx, funds: _Funds, options: FundOptio
         TxIn(OutPoint(coin.txid, coin.vout, check_validity=False), b"", _SEQUENCE, check_validity=False)
         for coin in funds.picked
     ]
+    if _size(tx, inputs, change_script if change else None) > policy.MAX_STANDARD_SIZE:
+        raise CannotFund("Transaction too large")
     if options.lock:
         node.wallets.locked.setdefault(wallet, set()).update((coin.txid, coin.vout) for coin in funds.picked)
     return Tx(tx.version, tx.lock_time, [*tx.vin, *added], outputs, check_validity=False), fee, position
@@ -289,9 +288,8 @@ def sign(tx: Tx, coins: Sequence[Coin | None], secret_of: Callable[[bytes], byte
             continue
         secret = secret_of(coin.script) if coin_script.is_p2pkh(coin.script) else None
         if secret is not None:
-            digest = sig_hash.legacy(coin.script, tx, index, _SIGHASH_ALL)
-            signature = dsa.sign(digest, secret) + bytes([_SIGHASH_ALL])
-            tx.vin[index].script_sig = serialize_script([signature, keys.pubkey_from_prvkey(secret)])
+            signature = sign_input(tx, index, coin.script, secret)
+            tx.vin[index].script_sig = p2pkh_script_sig(signature, coin_script.pubkey_of(secret))
         problems.append(validate.script_error(prevouts, tx, index, policy.STANDARD_FLAGS))
     return problems
 

@@ -59,11 +59,6 @@ def parse_tx(raw: bytes, *, unfunded: bool = False) -> Tx:
     return Tx.parse(raw, check_validity=False)
 
 
-def serialize(tx: Tx) -> bytes:
-    """The bytes of a transaction, whatever its amounts."""
-    return tx.serialize(include_witness=True, check_validity=False)
-
-
 def check_structure(tx: Tx, size: int) -> None:
     """Core's CheckTransaction for a transaction outside a block; raises Reject."""
     if not tx.vin:

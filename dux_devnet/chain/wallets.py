@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from btclib.tx import Tx
-from btclib_secp256k1 import keys
 
 from duxcommon.coin import script as coin_script
 
@@ -119,18 +118,13 @@ class Wallets:
     def new_script(self, wallet: int, label: str | None) -> bytes:
         """A fresh P2PKH script of the wallet's own; `label` None makes it a change address."""
         secret = os.urandom(32)
-        script = coin_script.p2pkh_script(keys.pubkey_from_prvkey(secret))
-        self.add_script(wallet, Owned(script, secret, label, int(time.time())))
-        return script
+        owned = Owned(coin_script.p2pkh_script(coin_script.pubkey_of(secret)), secret, label, int(time.time()))
+        self._put_script(wallet, owned)
+        return owned.script
 
     def add_script(self, wallet: int, owned: Owned) -> None:
         """Own or watch a script from now on, also in transactions that the wallet has already."""
-        self.db.execute(
-            "INSERT INTO wallet_scripts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
-            "secret = coalesce(excluded.secret, secret), label = excluded.label",
-            (wallet, owned.script, owned.secret, owned.label, owned.created),
-        )
-        self.scripts.setdefault(owned.script, {})[wallet] = owned
+        self._put_script(wallet, owned)
         self.db.execute(
             "UPDATE wallet_coins SET mine = ? WHERE wallet = ? AND script = ?", (owned.mine, wallet, owned.script)
         )
@@ -141,6 +135,14 @@ class Wallets:
         for row in rows:
             known = WalletTx(*row)
             self._add_coins(wallet, parse_tx(known.raw), known.txid, known.height)
+
+    def _put_script(self, wallet: int, owned: Owned) -> None:
+        self.db.execute(
+            "INSERT INTO wallet_scripts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+            "secret = excluded.secret, label = excluded.label",
+            (wallet, owned.script, owned.secret, owned.label, owned.created),
+        )
+        self.scripts.setdefault(owned.script, {})[wallet] = owned
 
     # --- transactions
 
@@ -198,6 +200,7 @@ class Wallets:
                 spent = outpoint(given)
                 self.db.execute("INSERT OR IGNORE INTO wallet_spends VALUES (?, ?, ?, ?)", (*spent, wallet, txid))
                 self._refresh_spent(wallet, spent)
+                self.locked.get(wallet, set()).discard(spent)
 
     def _add_coins(self, wallet: int, tx: Tx, txid: bytes, height: int | None) -> None:
         coinbase = tx.is_coinbase

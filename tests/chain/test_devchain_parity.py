@@ -258,6 +258,7 @@ def test_a_payment_answers_alike_from_funding_to_confirmation(funded: tuple[Core
         call("lockunspent", "x", wallet="w")
         call("lockunspent", True, locked, wallet="w")
         call("lockunspent", True, locked[:1], wallet="w", label="not locked")
+        call("lockunspent", False, locked, wallet="w", label="once more")
         call("signrawtransactionwithwallet", wallet="w")
         call("signrawtransactionwithwallet", funded_tx["hex"], wallet="v", label="by another wallet")
         signed = call("signrawtransactionwithwallet", funded_tx["hex"], wallet="w")
@@ -267,6 +268,7 @@ def test_a_payment_answers_alike_from_funding_to_confirmation(funded: tuple[Core
         txid = call("sendrawtransaction", signed["hex"])
         call("sendrawtransaction", signed["hex"], label="again")
         call("getrawmempool", label="with one")
+        call("listlockunspent", wallet="w", label="after the send")
         call("getrawtransaction", txid)
         call("getrawtransaction", txid, True)
         for wallet in ("w", "v"):

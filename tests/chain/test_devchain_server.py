@@ -167,6 +167,27 @@ def test_a_request_beyond_cores_size_is_refused(chain: Devchain) -> None:
     assert chain.height() >= 0
 
 
+def test_what_is_no_http_or_breaks_off_harms_nothing(chain: Devchain) -> None:
+    token = base64.b64encode(chain.cookie.read_bytes()).decode()
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {token}\r\n"
+    for text in (
+        "GARBAGE\r\n\r\n",
+        "\x00\xff" * 1000,
+        head + "Content-Length: 100\r\n\r\n{",
+        head + "Content-Length: -1\r\n\r\n{}",
+        head + "Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        head + "X: " + "y" * 100_000 + "\r\n\r\n",
+        "POST / HTTP/1.1\r\n",
+    ):
+        with socket.create_connection(("127.0.0.1", chain.port), timeout=5) as raw:
+            raw.sendall(text.encode("latin-1"))
+            raw.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):
+                while raw.recv(65536):
+                    pass
+        assert chain.height() >= 0
+
+
 def test_named_parameters_work(chain: Devchain) -> None:
     status, body = chain.http('{"method": "getblockhash", "params": {"height": 0}}')
     assert (status, json.loads(body)["result"]) == (200, DEVNET.genesis)
