@@ -246,5 +246,10 @@ class TaskDaemon(Daemon):
                 self.log.warning("old tasks could not be forgotten", extra={"why": error.message})
 
 
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon until it is stopped."""
+    return run(TaskDaemon, sys.argv[1:] if argv is None else argv)
+
+
 if __name__ == "__main__":
     sys.exit(main())

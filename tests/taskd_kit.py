@@ -589,7 +589,7 @@ async def _go_on(node: str, method: str, params: dict[str, Any], go_on: Callable
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     """Wait for something that no event tells of."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110
+        while not condition():
             await asyncio.sleep(0.01)
 
 
