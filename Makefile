@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-warn-script-location
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pep517 --no-warn-script-location
 TESTS ?= tests
 JOBS ?= 2
 IMAGE ?=
