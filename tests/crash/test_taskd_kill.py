@@ -20,7 +20,8 @@ from duxcommon.config import Access
 from duxcommon.errors import DuxError, ProviderPaused
 from duxcommon.network import dump_network
 from duxcommon.rpc import Client, Server, collect, wire
-from tests.taskd_kit import NETWORK, PRICE, Node, World, manifest, payload, until
+from tests.taskd_kit import Node, World, manifest, payload, until
+from tests.taskd_stand_ins import NETWORK, PRICE
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

@@ -34,7 +34,8 @@ from duxcommon.errors import (
 )
 from duxcommon.identity import Identity
 from duxcommon.records import sign_record
-from tests.taskd_kit import NETWORK, PRICE, World, manifest, payload, until, world
+from tests.taskd_kit import World, manifest, payload, until, world
+from tests.taskd_stand_ins import NETWORK, PRICE
 
 MALLORY = Identity(b"m" * 32)
 TASK = "ab" * 16

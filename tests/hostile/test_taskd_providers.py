@@ -17,7 +17,8 @@ from duxcommon.api.taskd import Task
 from duxcommon.errors import DiskFull, DuxError, InsufficientFunds, PeerUnreachable, PriceChanged, ProviderBusy
 from duxcommon.identity import Identity
 from duxcommon.records import sign_record
-from tests.taskd_kit import NETWORK, PRICE, World, manifest, payload, world
+from tests.taskd_kit import World, manifest, payload, world
+from tests.taskd_stand_ins import NETWORK, PRICE
 
 MALLORY = Identity(b"m" * 32)
 Change = Callable[[World, dict[str, Any]], Any]

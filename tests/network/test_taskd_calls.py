@@ -9,7 +9,7 @@ import pytest
 
 from dux_taskd.runtimes.base import RunResult
 from duxcommon.api.manifest import Files
-from duxcommon.api.taskd import Payload, TaskLog
+from duxcommon.api.taskd import Payload, ProviderLimits, TaskLog, TaskPage
 from duxcommon.blobs import BlobStore
 from duxcommon.errors import (
     AppFailed,
@@ -17,15 +17,18 @@ from duxcommon.errors import (
     Conflict,
     InputMissing,
     InputTooLarge,
+    InvalidParams,
     NoProvider,
     PriceChanged,
     ProviderPaused,
     TaskOver,
+    TaskUnknown,
     TooExpensive,
     WrongMedia,
     WrongParams,
 )
-from tests.taskd_kit import PRICE, Node, World, manifest, payload, until, world
+from tests.taskd_kit import Node, World, manifest, payload, until, world
+from tests.taskd_stand_ins import PRICE
 
 BIG = bytes(range(256)) * 1000
 
@@ -440,5 +443,44 @@ def test_the_registry_is_told_what_this_node_serves_and_whether_it_can(short_tmp
             await alice.restart()
             await alice.daemon._tell()
             assert not alice.registry.accepting, "a pause survives a restart"
+
+    asyncio.run(run())
+
+
+def test_the_owner_lends_more_or_less_and_it_survives_a_restart(short_tmp: Path) -> None:
+    async def run() -> None:
+        async with world(short_tmp, provider={"tasks": 2, "queue": 3, "memory_mb": 1024}) as w:
+            alice = w.alices[0]
+            first = await alice.rpc_in.call("provider.limits", ProviderLimits)
+            assert (first.tasks, first.queue, first.memory_mb, first.paused) == (2, 3, 1024, False)
+            assert (first.sandbox, first.running, first.queued) == ("missing", 0, 0)
+            changed = await alice.rpc_in.call("provider.set_limits", ProviderLimits, {"tasks": 5, "memory_mb": 256})
+            assert (changed.tasks, changed.queue, changed.memory_mb) == (5, 3, 256)
+            task = await w.bob.run()
+            assert task.error is not None
+            assert task.error["data"]["name"] == "TaskTooLarge"
+            await alice.restart()
+            again = await alice.rpc_in.call("provider.limits", ProviderLimits)
+            assert (again.tasks, again.queue, again.memory_mb) == (5, 3, 256)
+
+    asyncio.run(run())
+
+
+def test_the_list_shows_every_task_newest_first(short_tmp: Path) -> None:
+    async def run() -> None:
+        async with world(short_tmp) as w:
+            tasks = [await w.bob.run(key=f"k{n}") for n in range(3)]
+            page = await w.bob.rpc_in.call("task.list", TaskPage, {"limit": 2})
+            assert [task.id for task in page.tasks] == [tasks[2].id, tasks[1].id]
+            rest = await w.bob.rpc_in.call("task.list", TaskPage, {"limit": 2, "after": page.next})
+            assert [task.id for task in rest.tasks] == [tasks[0].id]
+            assert rest.next is None
+            failed = await w.bob.rpc_in.call("task.list", TaskPage, {"state": "FAILED"})
+            assert failed.tasks == []
+            with pytest.raises(InvalidParams):
+                await w.bob.rpc_in.call("task.list", TaskPage, {"after": "x"})
+            for method in ("task.status", "task.logs", "task.cancel"):
+                with pytest.raises(TaskUnknown):
+                    await w.bob.rpc_in.call_raw(method, {"id": "0" * 32})
 
     asyncio.run(run())

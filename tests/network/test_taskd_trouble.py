@@ -19,7 +19,8 @@ from duxcommon.errors import (
     TimedOut,
     WalletLocked,
 )
-from tests.taskd_kit import PRICE, Node, World, payload, until, world
+from tests.taskd_kit import Node, World, payload, until, world
+from tests.taskd_stand_ins import PRICE
 
 
 def fail_writes(node: Node, *failures: DuxError | None) -> None:

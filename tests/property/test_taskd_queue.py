@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def job(number: int = 1, **changes: Any) -> tasks.Job:
     return tasks.Job(**fields | changes)
 
 
-STEPS = {
+STEPS: dict[str, Callable[[tasks.Job], tasks.Job]] = {
     "start": lambda j: tasks.start(j, "c" * 64, 10),
     "held": lambda j: tasks.held(j, "d" * 32, "e" * 64),
     "ordered": tasks.ordered,
