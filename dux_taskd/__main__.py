@@ -117,7 +117,8 @@ class TaskDaemon(Daemon):
         end = time.monotonic() + wait_s
         first = job = self.queue.shown(task)
         while not job.over and (left := end - time.monotonic()) > 0:
-            if progress is not None and (job.progress != progress or job.state != first.state):
+            moved = (job.state, job.step) != (first.state, first.step)
+            if progress is not None and (moved or job.progress != progress):
                 break
             await self.queue.changed(task, left)
             job = self.queue.shown(task)

@@ -1,6 +1,7 @@
 """What the owner lends now: the configuration, and what `provider.set_limits` and `provider.pause` changed of it."""
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -27,7 +28,8 @@ class Lending:
     def now(self) -> Lent:
         """The limits in force."""
         given = self._settings()
-        return replace(Lent(given.tasks, given.queue, given.memory_mb), **self._set)
+        tasks = given.tasks if given.tasks is not None else os.cpu_count() or 1
+        return replace(Lent(tasks, given.queue, given.memory_mb), **self._set)
 
     async def change(self, **values: int | bool) -> None:
         """Set `tasks`, `queue`, `memory_mb` or `paused` until they are set again."""

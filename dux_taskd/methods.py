@@ -128,7 +128,7 @@ class TaskMethods:
         """Show how a task is going.
 
         With `wait_s` the answer waits, at most so many seconds, until the task is over or, where `progress` names
-        the percentage seen last, until state or progress are others.
+        the percentage seen last, until state, step or progress are others.
         """
         return view(await self._daemon.watch(id, wait_s, progress))
 

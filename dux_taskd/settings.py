@@ -1,6 +1,5 @@
 """Configuration of dux-taskd."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -25,7 +24,7 @@ class BuyerSettings(BaseModel):
     """A provider that does not answer for so long is given up."""
     poll_s: Annotated[int, Field(ge=1, le=60)] = 20
     """Longest wait of one question to a provider."""
-    hold_s: Annotated[int, Field(ge=1, le=600)] = 20
+    hold_s: Annotated[int, Field(ge=1, le=600)] = 3
     """Longest wait of one question to escrowd for a usable channel; it is asked again until the deadline."""
     listing_s: Annotated[int, Field(ge=0, le=300)] = 3
     """Listings and providers are asked for again after so long."""
@@ -36,8 +35,8 @@ class ProviderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    tasks: Annotated[int, Field(ge=0, le=1024)] = os.cpu_count() or 2
-    """Tasks that run at once; 0 lends nothing."""
+    tasks: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """Tasks that run at once; 0 lends nothing, null as many as there are cores."""
     queue: Annotated[int, Field(ge=0, le=100_000)] = 16
     """Accepted tasks that wait for their turn at most."""
     memory_mb: Annotated[int, Field(ge=0)] = 2048
