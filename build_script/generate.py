@@ -1,4 +1,4 @@
-"""Makes what is derived from the declarations: dux_ctl/methods.json, the man page and the reference page.
+"""Makes what is derived from the declarations: dux_ctl/methods.json, the man page, the reference page and etc-duxnet/.
 
 python build_script/generate.py          # write the files
 python build_script/generate.py --check  # exit 1 and name the stale ones
@@ -13,18 +13,34 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from build_script.configs import config  # noqa: E402
 from dux_airdropd.methods import FundMethods, NetworkMethods  # noqa: E402
 from dux_ctl import exits  # noqa: E402
 from dux_escrowd import methods as escrowd  # noqa: E402
+from dux_escrowd.settings import EscrowSettings  # noqa: E402
 from dux_flopd import methods as flopd  # noqa: E402
+from dux_flopd.settings import FlopdSettings  # noqa: E402
 from dux_registryd import methods as registryd  # noqa: E402
+from dux_registryd.settings import RegistrydSettings  # noqa: E402
 from dux_store import methods as store  # noqa: E402
 from dux_taskd import methods as taskd  # noqa: E402
 from dux_taskd.sandbox import methods as sandbox  # noqa: E402
+from dux_taskd.sandbox.settings import SandboxSettings  # noqa: E402
+from dux_taskd.settings import TaskdSettings  # noqa: E402
+from duxcommon.config import Settings  # noqa: E402
 from duxcommon.daemon import CommonMethods  # noqa: E402
 from duxcommon.errors import BY_CODE  # noqa: E402
 from duxcommon.rpc.declare import MethodSpec, specs_of  # noqa: E402
 from duxcommon.rpc.openrpc import document  # noqa: E402
+
+SETTINGS: dict[str, type[Settings]] = {
+    "flopd": FlopdSettings,
+    "escrowd": EscrowSettings,
+    "taskd": TaskdSettings,
+    "sandbox": SandboxSettings,
+    "registryd": RegistrydSettings,
+    "airdropd": Settings,
+}
 
 MODULES = {
     "flopd": [flopd],
@@ -143,6 +159,7 @@ def outputs() -> dict[Path, str]:
     """Path → the content it should have."""
     found = catalogue()
     return {
+        **{ROOT / "etc-duxnet" / f"{name}.yaml": config(name, model) for name, model in SETTINGS.items()},
         ROOT / "dux_ctl" / "methods.json": json.dumps(found, indent=1, sort_keys=False) + "\n",
         ROOT / "docs" / "dux-ctl.1": man_page(found),
         ROOT / "docs" / "reference.md": reference(found),

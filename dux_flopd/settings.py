@@ -32,11 +32,13 @@ class CoreSettings(BaseModel):
     cookie: AbsolutePath | None = None
     """Core's cookie file; it is read again at each connection because Core makes a new one at each start."""
     user: str = ""
+    """Core's user name, together with `password_file`."""
     password_file: AbsolutePath | None = None
     """Holds the password of `user` in its first line, where there is no cookie (a Core behind TLS)."""
     ca_file: AbsolutePath | None = None
     """Certificates to trust for `https` instead of the system's."""
     timeout_s: Annotated[int, Field(ge=1, le=600)] = 30
+    """How long Core may take for an answer."""
 
     @field_validator("url")
     @classmethod

@@ -34,8 +34,11 @@ class Access(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     read: list[str] = ["duxnet"]
+    """Groups that may look at everything."""
     spend: list[str] = ["duxnet-spend"]
+    """Groups that may look, and act with the node's money."""
     admin: list[str] = ["duxnet-admin"]
+    """Groups that may do all that, and change how the node works."""
     daemons: list[str] = ["dux-flopd", "dux-escrowd", "dux-taskd", "dux-registryd", "dux-airdropd", "dux-sandbox"]
     """Users that the other daemons run as."""
     gateway: list[str] = ["dux-registryd"]
@@ -54,9 +57,11 @@ class Settings(BaseModel):
     log_dir: AbsolutePath | None = Path("/var/log/duxnet")
     """Where X.log is kept (10 MB, five old ones); null logs to standard error alone."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is logged: debug, info, warning or error."""
     network: AbsolutePath = Path("/etc/duxnet/network.yaml")
     """The network definition."""
     access: Access = Access()
+    """Who may call. Sockets in `run_dir` belong to the group duxnet: everyone named here must be in it as well."""
     calls_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 2000
     """Of one local user, over all methods."""
     drain_s: Annotated[int, Field(ge=0, le=300)] = 10

@@ -20,6 +20,7 @@ class SandboxSettings(Settings):
     max_parallel: Annotated[int, Field(ge=1, le=1024)] = 8
     """Tasks at once; further ones wait for their turn."""
     cores_per_task: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Processor cores that one task can keep busy."""
     uid_first: Annotated[int, Field(ge=1000, le=2**31 - 2000)] = 1_900_000_000
     """A worker that runs as root gives each running task an unprivileged uid of its own, counted from here."""
     bundle_cache_mb: Annotated[int, Field(ge=64, le=1_048_576)] = 2048
