@@ -234,7 +234,10 @@ class Pusher:
             return
         try:
             ack = await self._desk.peers.state(row.peer, state)
+            hit("state-pushed")
+            await self.acknowledged(channel_id, ack.seq)
         except DuxError as error:
+            # A full disk here counts too: the provider is asked once more, and the answer noted then.
             if self._desk.row(channel_id).seq > state.seq:
                 return  # A newer state has its own timer.
             tries = self._tries[channel_id] = self._tries.get(channel_id, 0) + 1
@@ -244,9 +247,6 @@ class Pusher:
                 extra=context(row, seq=state.seq, again_in_s=delay, why=f"{error.name}: {error.message}"),
             )
             self._later(channel_id, delay)
-            return
-        hit("state-pushed")
-        await self.acknowledged(channel_id, ack.seq)
 
     async def acknowledged(self, channel_id: str, seq: int) -> None:
         """The provider has stored state `seq`."""

@@ -15,6 +15,7 @@ from duxcommon.api.registryd import DirectoryStats
 from duxcommon.blobs import BlobStore
 from duxcommon.daemon import Daemon, run
 from duxcommon.db import Store
+from duxcommon.errors import DuxError
 from duxcommon.identity import Identity
 from duxcommon.rpc import Client
 
@@ -110,7 +111,10 @@ class Registryd(Daemon):
 
     async def _forget(self) -> None:
         while True:
-            await self.nodes.forget_old()
+            try:
+                await self.nodes.forget_old()
+            except DuxError as error:
+                self.log.warning("old nodes could not be forgotten", extra={"why": error.message})
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def stop(self) -> None:

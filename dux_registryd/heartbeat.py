@@ -132,10 +132,11 @@ class Heartbeat:
         """Announce until cancelled."""
         while True:
             begun = time.monotonic()
-            await self._renew()
             try:
+                await self._renew()
                 self._announced = await self._directory.announce(self._latest)
             except DuxError as error:
+                # A full disk too: the node stays reachable, and its record is renewed once there is room.
                 log.warning("this node can't be announced: " + error.message)
             try:
                 await asyncio.wait_for(self._wake.wait(), self._settings.heartbeat_s)

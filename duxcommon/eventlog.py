@@ -115,7 +115,10 @@ class EventLog:
             self._previous = digest
 
     def _write(self, data: bytes) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        except OSError as error:
+            raise DiskFull(f"{self.path} can't be written: {error}") from error
         try:
             size = os.fstat(descriptor).st_size
             try:

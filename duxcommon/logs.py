@@ -35,6 +35,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class _FileHandler(logging.handlers.RotatingFileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk loses lines of the file; the journal has them, and a traceback for each would help nobody."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
+
+
 def setup(daemon: str, level: str, directory: Path | None) -> None:
     """Send all logging of this process to standard error and, with `directory`, to `<directory>/<daemon>.log`.
 
@@ -42,11 +49,7 @@ def setup(daemon: str, level: str, directory: Path | None) -> None:
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if directory is not None:
-        handlers.append(
-            logging.handlers.RotatingFileHandler(
-                directory / f"{daemon}.log", maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES
-            )
-        )
+        handlers.append(_FileHandler(directory / f"{daemon}.log", maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
