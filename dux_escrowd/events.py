@@ -4,6 +4,7 @@ One line holds the movements since the line before: a busy node signs a few line
 """
 
 import asyncio
+import logging
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ class Events:
             except DuxError as error:
                 # The journal keeps what the log lacks; a long absence of registryd is told once in a while.
                 delay = RETRY_S
-                self._desk.log.info("the event log waits", extra={"why": f"{error.name}: {error.message}"})
+                level = logging.INFO if error.retry else logging.WARNING
+                self._desk.log.log(level, "the event log waits", extra={"why": f"{error.name}: {error.message}"})
 
     async def flush(self) -> bool:
         """Append one line; False when the log is complete. Raises what signing and writing raise."""

@@ -25,6 +25,7 @@ class PeerLimits(BaseModel):
     connections: Annotated[int, Field(ge=1, le=16)] = 3
     """Of one peer; the oldest is closed for a new one."""
     connections_total: Annotated[int, Field(ge=4, le=100_000)] = 512
+    """Of all peers together."""
     connections_per_address: Annotated[int, Field(ge=1, le=100_000)] = 64
     """Of one IP address, so that one machine with many keys can't take all places."""
     downloads: Annotated[int, Field(ge=1, le=64)] = 4
@@ -39,6 +40,7 @@ class RegistrydSettings(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{0,64}$")] = ""
     """How the node calls itself; the host's name by default. `node.register` changes it."""
     roles: list[Role] = ["buyer"]
+    """What the node is there for: provider, buyer, arbiter, guardian. `node.register` changes it."""
     listen: Annotated[str, Field(pattern=r"^[0-9.]{7,15}$")] = "0.0.0.0"  # noqa: S104 - a node is there to be reached
     """IPv4 address for calls and directory."""
     port: Port = 4747
@@ -50,11 +52,13 @@ class RegistrydSettings(Settings):
     lan_discovery: bool = False
     """Find other nodes of the network in the local network by multicast."""
     heartbeat_s: Annotated[int, Field(ge=1, le=300)] = 60
+    """How often the node tells the others that it lives."""
     connect_timeout_s: Annotated[float, Field(gt=0, le=60)] = 3.0
+    """How long a node may take to accept a connection."""
     silence_s: Annotated[float, Field(gt=0, le=60)] = 5.0
     """A peer that owes an answer and says nothing for so long counts as unreachable."""
     min_free_mb: Annotated[int, Field(ge=0)] = 256
     """Space on the disk of `blobs_dir` that payloads leave free."""
     peers: PeerLimits = PeerLimits()
-    signers: dict[str, list[str]] = {"order": ["dux-taskd"], "receipt": ["dux-taskd"]}
+    signers: dict[str, list[str]] = {"order": ["dux-taskd"], "receipt": ["dux-taskd"], "event": ["dux-escrowd"]}
     """Which users' daemons may have records of which kind signed with the node's key."""

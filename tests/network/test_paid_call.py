@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from dux_devnet.network import wait_until
+from duxcommon import eventlog
 from duxcommon.money import COIN
+from duxcommon.network import load_network
 from tests.support.devnet import APPS, TestNet, running_devnet
 
 PRICE = COIN // 2
@@ -75,3 +77,15 @@ def test_a_listing_outlives_its_publisher(net: TestNet) -> None:
         assert [listing["name"] for listing in found] == ["hello-words"]
     finally:
         net.restart("alice/registryd")
+
+
+def test_every_movement_of_money_stands_in_a_log_that_the_node_has_signed(net: TestNet) -> None:
+    net.run_task("bob", "hello-words", b"one more call")
+    network = load_network(net.layout.folder / "network.yaml").id
+    for node in ("alice", "bob"):
+        log = net.layout.folder / node / "lib" / "escrowd" / "events.log"
+        wait_until(lambda log=log: log.exists(), 30, f"the event log of {node}")  # type: ignore[misc]
+        lines, _ = eventlog.check(log, net.layout.node_ids[node], network=network)
+        assert lines > 0
+        kinds = {move["kind"] for line in eventlog.read_lines(log) for move in line["body"]["movements"]}
+        assert "state" in kinds
