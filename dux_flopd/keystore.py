@@ -43,8 +43,6 @@ from duxcommon.files import sync_directory, write_atomic
 PAYOUT_PATH = "m/3255h/0h/0h"
 GUARDIAN_PATH = "m/3255h/2h/0h"
 ARBITER_PATH = "m/3255h/3h/0h"
-GUARDIAN_PATH = "m/3255h/2h/0h"
-ARBITER_PATH = "m/3255h/3h/0h"
 """Keys of a node that guards a network's fund or arbitrates; they stand in the network definition."""
 SCRYPT_LOG_N = 17
 """scrypt's cost: 2**17 blocks of 1 KiB, 128 MiB and about half a second a try."""
