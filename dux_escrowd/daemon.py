@@ -1,11 +1,12 @@
 """dux-escrowd put together."""
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
 from duxcommon.daemon import Daemon
 from duxcommon.db import Store
-from duxcommon.errors import ConfigError
+from duxcommon.errors import ConfigError, DuxError
 
 from .desk import Desk
 from .events import Events
@@ -30,6 +31,9 @@ class EscrowDaemon(Daemon):
         self.store = Store(self.settings.state_dir / "escrowd.sqlite", MIGRATIONS)
         flopd, peers = Flopd(self.rpc("flopd")), Peers(self.rpc("registryd"))
         self.services = Services.at(Desk(self.store, flopd, peers, self.network, self.settings))
+        with contextlib.suppress(DuxError):
+            # With flopd there already, the first call need not wait; without it the daemon starts all the same.
+            self.services.desk.tip = (await flopd.status()).height
         events = Events(self.services.desk, self.settings.state_dir / "events.log", self.rpc("registryd"))
         self.spawn(self.services.desk.outbox.run(), "outbox")
         self.spawn(self.services.watcher.run(), "follow the chain")

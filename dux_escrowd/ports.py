@@ -15,6 +15,7 @@ from duxcommon.rpc import Client
 M = TypeVar("M", bound=BaseModel)
 
 PEER_TIMEOUT_S = 30.0
+STATUS_TIMEOUT_S = 10.0
 
 
 class Flopd:
@@ -25,7 +26,7 @@ class Flopd:
 
     async def status(self) -> ChainStatus:
         """Where the chain is now."""
-        return await self._call("chain.status", ChainStatus)
+        return await self._call("chain.status", ChainStatus, timeout=STATUS_TIMEOUT_S)
 
     async def wait(self, best: str, timeout_s: float) -> ChainStatus:
         """Returns as soon as the tip is not `best` any more, at the latest after `timeout_s` seconds."""
