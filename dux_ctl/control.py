@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from duxcommon.blocking import BlockingClient
+from duxcommon.errors import DuxError
 
 from . import catalogue, render
 
@@ -43,6 +44,15 @@ class Control:
     def emit_reply(self, method: str, value: dict[str, Any]) -> None:
         """Print the reply of a method by its schema."""
         self.emit(value, lambda: render.reply(value, catalogue.load()["methods"][method]["reply"]))
+
+    def fail(self, value: dict[str, Any], text: str, error: DuxError) -> None:
+        """Print `value` as JSON where that was asked for, otherwise what went wrong and the hint, as errors."""
+        if self.as_json:
+            print(json.dumps(value, indent=2, ensure_ascii=False))
+            return
+        print(f"{text}: {error.message} ({error.name} {error.code})", file=sys.stderr)
+        if error.hint:
+            print(f"  {error.hint}", file=sys.stderr)
 
     def note(self, text: str) -> None:
         """Progress, for people: on standard error, so that the output stays clean."""

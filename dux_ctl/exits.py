@@ -21,7 +21,7 @@ MEANINGS = {
     UNAVAILABLE: "a daemon, the chain or a node can't be reached now; trying again can help",
     NOT_FOUND: "no such app, node, task, channel or blob",
     NO_MONEY: "too little money",
-    TASK_FAILED: "the task ended without a result; nothing was paid for it",
+    TASK_FAILED: "the task ended without a result for another reason; nothing was paid for it",
     DIFFERENCE: "`audit` found a difference",
     INTERRUPTED: "interrupted with Ctrl-C",
 }
@@ -41,3 +41,8 @@ def status_of(error: DuxError) -> int:
     if error.name.endswith(("Unknown", "NotFound")) or error.name.startswith("Unknown"):
         return NOT_FOUND
     return UNAVAILABLE if error.retry else FAILED
+
+
+def status_of_task(error: DuxError) -> int:
+    """The exit status for a task that ended with an error: what its owner can mend has a status of its own."""
+    return _BY_NAME[error.name] if error.component == "flopd" and error.name in _BY_NAME else TASK_FAILED

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .errors import DaemonDown, MessageTooLarge, RemoteError, TimedOut, from_rpc
+from .errors import DaemonDown, MessageTooLarge, NotAllowed, RemoteError, TimedOut, from_rpc
 
 MAX_REQUEST = 8 * 1024 * 1024
 MAX_REPLY = 16 * 1024 * 1024
@@ -27,7 +27,10 @@ class BlockingClient:
         self._next = 0
 
     def call(self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0) -> dict[str, Any]:
-        """The result of `method`; `timeout` in seconds. Raises DaemonDown, TimedOut or what the daemon raised."""
+        """The result of `method`; `timeout` in seconds.
+
+        Raises DaemonDown, TimedOut, NotAllowed where this user may not connect, or what the daemon raised.
+        """
         self._next += 1
         request = {"jsonrpc": "2.0", "id": self._next, "method": method, "params": params or {}}
         data = json.dumps(request, separators=(",", ":"), allow_nan=False).encode() + b"\n"
@@ -72,9 +75,12 @@ class BlockingClient:
                 self._reach(connection)
             except OSError as error:
                 connection.close()
-                hint = f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`."
                 if isinstance(error, PermissionError):
-                    hint = "Ask the machine's owner to add you to the group duxnet (`adduser NAME duxnet`)."
+                    raise NotAllowed(
+                        f"you may not connect to dux-{self.path.stem} at {self.path}",
+                        hint="Ask the machine's owner to add you to the group duxnet (`adduser NAME duxnet`).",
+                    ) from None
+                hint = f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`."
                 raise DaemonDown(f"can't reach dux-{self.path.stem} at {self.path}: {error}", hint=hint) from None
             self._socket = connection
         return self._socket

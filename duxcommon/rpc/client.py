@@ -75,9 +75,9 @@ class Client:
                 await writer.drain()
                 message = await future
         except TimeoutError:
-            raise TimedOut(f"{method} on {self.path.stem} did not answer within {timeout:.0f} s") from None
+            raise TimedOut(f"{method} on dux-{self.path.stem} did not answer within {timeout:.0f} s") from None
         except OSError as error:
-            raise DaemonDown(f"the connection to {self.path.stem} broke: {error}") from error
+            raise DaemonDown(f"the connection to dux-{self.path.stem} broke: {error}") from error
         finally:
             pending.pop(number, None)
         if "error" in message:
@@ -101,7 +101,7 @@ class Client:
                     reader, writer = await asyncio.open_unix_connection(sock=connection, limit=wire.MAX_MESSAGE)
             except (OSError, TimeoutError) as error:
                 raise DaemonDown(
-                    f"can't reach {self.path.stem} at {self.path}: {error or 'no answer'}",
+                    f"can't reach dux-{self.path.stem} at {self.path}: {error or 'no answer'}",
                     hint=f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`.",
                 ) from error
             self._writer = writer
@@ -127,7 +127,7 @@ class Client:
             raise
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, pending: _Pending) -> None:
-        failure: DuxError = DaemonDown(f"{self.path.stem} closed the connection during a call")
+        failure: DuxError = DaemonDown(f"dux-{self.path.stem} closed the connection during a call")
         try:
             while line := await wire.read_line(reader):
                 message = wire.loads(line)
@@ -140,7 +140,7 @@ class Client:
                 if future is not None and not future.done():
                     future.set_result(message)
         except Exception as error:
-            failure = DaemonDown(f"{self.path.stem} went away during a call: {error}")
+            failure = DaemonDown(f"dux-{self.path.stem} went away during a call: {error}")
         finally:
             writer.close()
             if self._writer is writer:

@@ -91,7 +91,7 @@ def test_a_daemon_that_is_killed_during_a_call_is_down_and_the_next_call_reaches
         with pytest.raises(DaemonDown) as caught:
             await call
         assert caught.value.retry
-        with pytest.raises(DaemonDown, match="can't reach probe"):
+        with pytest.raises(DaemonDown, match="can't reach dux-probe"):
             await client.call("probe.word", Text)
         await asyncio.to_thread(daemon.start)
         assert (await client.call("probe.word", Text)).text == "hello"
