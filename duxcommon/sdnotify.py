@@ -7,7 +7,7 @@ import os
 import socket
 
 try:
-    from systemd import daemon as _systemd
+    import systemd.daemon as _systemd
 except ImportError:
     _systemd = None
 
