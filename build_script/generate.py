@@ -113,7 +113,7 @@ def man_page(found: dict[str, Any]) -> str:
         ".SH COMMANDS OF ITS OWN",
         ".TP", ".B status", "How this node is: daemons, chain, wallet, channels, lending.",
         ".TP", ".B why WHAT", "Explain a task, payment, channel, app, node, daemon or error.",
-        ".TP", ".B audit", "Prove that chain, wallet, channels and books agree to the koinu.",
+        ".TP", ".B audit", "Prove that chain, channels, payments and books agree to the koinu.",
         ".TP", ".B app init NAME | app test DIR | app publish DIR", "Make, try and offer an app.",
         ".TP", ".B task run APP [FILE]", "Run an app on another node and pay for its checked result.",
         ".SH METHODS",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from duxcommon.errors import InvalidParams, SampleFailed, ScanRefused
 from duxcommon.money import DUST, format_flop, split
 
-from . import exits, generated, render
+from . import exits, generated, ids, render
 from .control import Control
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def run_search(args: argparse.Namespace, control: Control) -> int:
     for name in ("max_price", "publisher", "after"):
         if getattr(args, name) is not None:
             params[name] = getattr(args, name)
-    page = control.call("app.search", params)
+    page = control.call("app.search", ids.complete("app.search", params, control))
     control.emit(page, lambda: _search_text(page))
     return exits.OK
 

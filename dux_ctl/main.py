@@ -27,7 +27,7 @@ examples:
 OWN = {
     "status": "show how this node is, all daemons at once",
     "why": "explain a task, payment, channel, app, node, daemon or error",
-    "audit": "prove that chain, wallet, channels and books agree to the koinu",
+    "audit": "prove that chain, channels, payments and books agree to the koinu",
     "completion": "print the shell completion of dux-ctl",
 }
 NAMESPACES = {
@@ -131,8 +131,10 @@ def _add_namespace(name: str, methods: list[str], parser: argparse.ArgumentParse
 
 
 def _call(args: argparse.Namespace, control: Control) -> int:
+    from . import ids
+
     entry = catalogue.load()["methods"][args.method]
-    params = generated.arguments(entry, args)
+    params = ids.complete(args.method, generated.arguments(entry, args), control)
     waits = float(params.get("wait_s") or params.get("timeout_s") or 0)
     control.emit_reply(args.method, control.call(args.method, params, timeout=control.timeout + waits))
     return exits.OK
@@ -177,15 +179,6 @@ def _wanted(argv: Sequence[str]) -> str:
     return next((word for word in argv if word in known), "")
 
 
-def _report(error: DuxError, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"error": error.to_rpc()}, indent=2, ensure_ascii=False))
-        return
-    print(f"dux-ctl: {error.message} ({error.name} {error.code})", file=sys.stderr)
-    if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status (see `dux_ctl.exits`)."""
     import os
@@ -203,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run: Verb = args.run
         return run(args, control)
     except DuxError as error:
-        _report(error, args.json)
+        control.fail({"error": error.to_rpc()}, "dux-ctl", error)
         return exits.status_of(error)
     except KeyboardInterrupt:
         print("\ndux-ctl: interrupted; what was ordered goes on, see `dux-ctl task list`", file=sys.stderr)

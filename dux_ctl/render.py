@@ -11,6 +11,13 @@ from . import catalogue
 SHORT = 12
 HIDDEN = ("hex", "record", "signatures", "sig", "script", "redeem", "spender_hex", "data")
 """Long machine-made fields; `--json` shows them."""
+COLUMNS = {
+    "Channel": ("id", "role", "peer", "state", "usable", "gross", "held", "blocks_left"),
+    "NodeInfo": ("node", "record.name", "record.roles", "live", "record.accepting", "record.load_pct", "latency_ms"),
+    "Payment": ("id", "role", "channel", "amount", "state", "created"),
+    "Task": ("id", "name", "state", "step", "price", "provider", "created"),
+}
+"""Kind of object → what a table shows of it; all that is short where nothing is named."""
 
 
 def show(value: Any, schema: dict[str, Any]) -> str:
@@ -79,11 +86,18 @@ def network(label: dict[str, Any]) -> str:
 
 
 def table(rows: list[dict[str, Any]], schema: dict[str, Any]) -> str:
-    """A table of objects: columns whose values are short enough to read."""
+    """A table of objects: the columns of `COLUMNS`, else those whose values are short enough to read."""
     schema = catalogue.resolve(schema)
-    names = [name for name, item in rows[0].items() if name not in HIDDEN and not isinstance(item, dict)]
-    cells = [[_cell(row, name, schema) for name in names] for row in rows]
-    return columns([name.replace("_", " ") for name in names], cells)
+    plain = [name for name, item in rows[0].items() if name not in HIDDEN and not isinstance(item, dict)]
+    names = COLUMNS.get(schema.get("title", ""), plain)
+    cells = [[_inner(row, name, schema) for name in names] for row in rows]
+    return columns([name.rpartition(".")[2].replace("_", " ") for name in names], cells)
+
+
+def _inner(row: dict[str, Any], path: str, schema: dict[str, Any]) -> str:
+    """The cell of a field, or of one inside another (`record.name`)."""
+    outer, _, name = path.rpartition(".")
+    return _cell(row[outer], name, catalogue.resolve(_field(schema, outer))) if outer else _cell(row, name, schema)
 
 
 def columns(head: list[str], cells: list[list[str]]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from duxcommon.errors import InvalidParams, from_rpc
 from duxcommon.money import format_flop
 
-from . import exits, generated
+from . import exits, generated, ids
 from .control import Control
 
 INLINE_MAX = 65_536
@@ -40,7 +40,11 @@ def register(verbs: Any) -> set[str]:
     )
     run.add_argument("--force", action="store_true", help="overwrite the output file")
     generated.amount_option(run, "--max-price", "the most that you will pay for this call")
-    run.add_argument("--provider", help="only this node")
+    generated.amount_option(run, "--expect-price", "the price that you were shown: a higher one is refused")
+    run.add_argument("--provider", metavar="NODE", help="only this node")
+    run.add_argument("--deadline-s", type=int, metavar="S", help="give up after so many seconds")
+    run.add_argument("--retries", type=int, metavar="N", help="other providers to try when one fails")
+    run.add_argument("--priority", type=int, metavar="N", help="higher goes first in this node's queue")
     run.add_argument("--key", help="idempotency key: a repeat with the same key follows the first call")
     run.add_argument("--detach", action="store_true", help="print the task's id and don't wait")
     run.set_defaults(run=run_task)
@@ -169,10 +173,13 @@ def run_task(args: argparse.Namespace, control: Control) -> int:
         "params": _params(args.set),
         "input": payload(control, args.file),
     }
-    if args.max_price is not None:
-        params["max_price"] = args.max_price
+    for name in ("max_price", "deadline_s", "retries", "priority"):
+        if getattr(args, name) is not None:
+            params[name] = getattr(args, name)
+    if args.expect_price is not None:
+        params["expect_price"] = args.expect_price
     if args.provider:
-        params["provider"] = args.provider
+        params["provider"] = ids.node(control, args.provider)
     task = control.call("task.run", params)
     if args.detach:
         control.emit_reply("task.run", task)
@@ -184,8 +191,8 @@ def run_task(args: argparse.Namespace, control: Control) -> int:
 def _finish(control: Control, args: argparse.Namespace, task: dict[str, Any]) -> int:
     if task["state"] != "DONE":
         error = from_rpc(task["error"] or {"message": f"the task was {task['state'].lower()}", "data": {}})
-        control.emit(task, f"{task['name']}: no result, nothing paid: {error.message}\n  {error.hint}".rstrip)
-        return exits.TASK_FAILED
+        control.fail(task, f"{task['name']}: no result, nothing paid", error)
+        return exits.status_of_task(error)
     _save(control, args, task)
     control.note(f"paid {format_flop(task['price'])} FLOP to node {task['provider'][:12]}…")
     if control.as_json:

@@ -2,14 +2,16 @@
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import Any
 
 from duxcommon.errors import BY_CODE, BY_NAME, DuxError, NotFound
 from duxcommon.money import format_flop
 
-from . import exits
+from . import exits, ids
 from .control import DAEMONS, Control
 
+_Ask = Callable[[str, Control], list[str]]
 _HEX = re.compile(r"^[0-9a-f]+$")
 _CHANNEL = {
     "NEW": "it has not been funded yet",
@@ -125,10 +127,17 @@ def explain(what: str, control: Control) -> list[str]:
         return lines
     if (lines := _daemon(what, control)) is not None:
         return lines
+    asks: list[_Ask]
     if len(what) == 32 and _HEX.match(what):
         asks = [_task, _payment]
     elif len(what) == 64 and _HEX.match(what):
         asks = [_channel, _node, _app]
+    elif ids.is_short(what):
+        asks = [
+            lambda short, ctl: _channel(ids.channel(ctl, short), ctl),
+            lambda short, ctl: _node(ids.node(ctl, short), ctl),
+            _app,
+        ]
     else:
         asks = [_app]
     for number, ask in enumerate(asks):
