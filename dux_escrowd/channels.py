@@ -17,6 +17,7 @@ from duxcommon.coin import tx as coin_tx
 from duxcommon.errors import (
     ArbiterMissing,
     BadTransition,
+    ChainSyncing,
     ChannelClosed,
     ChannelExists,
     Conflict,
@@ -168,6 +169,12 @@ class Channels:
         """Agree on a contract and commit the channel; its id."""
         desk = self._desk
         height = desk.height()
+        chain = await desk.flopd.status()
+        if chain.syncing:
+            # Refused here, because a deposit that is committed would wait for the chain unseen.
+            raise ChainSyncing(
+                f"Core is at block {chain.height} of {chain.headers}; no channel is opened before it has caught up"
+            )
         arbiter = await self._arbiter(provider)
         index = desk.store.read(rows.next_key_index)
         while index in self._indexes:

@@ -217,7 +217,9 @@ class Buyer:
         elif job.cancel:
             await self._wind_up(job.id, CANCELLED)
         elif job.deadline <= time.time():
-            await self._wind_up(job.id, DeadlinePassed("the task was not done before its deadline"))
+            await self._wind_up(
+                job.id, DeadlinePassed(f"the task was not done before its deadline; last step: {job.step}")
+            )
         elif job.current is None:
             await self._go_on(job.id, NoProvider("no attempt could be made"))
         else:
