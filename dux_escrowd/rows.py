@@ -203,6 +203,11 @@ def noted(connection: sqlite3.Connection, key: str, event: str) -> str | None:
     return str(row["subject"])
 
 
+def is_noted(connection: sqlite3.Connection, key: str) -> bool:
+    """Whether any transition has this key."""
+    return connection.execute("SELECT 1 FROM transition WHERE key = ?", (key,)).fetchone() is not None
+
+
 # --- deposits ------------------------------------------------------------------------------------------------------
 
 

@@ -178,8 +178,8 @@ def _ready(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> list[tuple[_
             job.done.set_result(payment)
         elif payment.state == "REFUNDED":
             job.done.set_exception(BadTransition("the payment was refunded; it can't be released"))
-        elif rows.noted(connection, job.key, "release") is not None or job.key in seen or payment.id in seen:
-            job.done.set_exception(Conflict("this payment or key is being released by another call"))
+        elif rows.is_noted(connection, job.key) or job.key in seen or payment.id in seen:
+            job.done.set_exception(Conflict("this key is in use for another payment, or this payment for another call"))
         else:
             seen.update((job.key, payment.id))
             ready.append((job, payment))

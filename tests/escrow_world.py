@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from escrow_kit import secret
-
 from dux_escrowd.desk import Desk
 from dux_escrowd.schema import MIGRATIONS
 from dux_escrowd.services import Services
@@ -36,6 +34,7 @@ from duxcommon.errors import PeerUnreachable, TxRejected
 from duxcommon.identity import Identity
 from duxcommon.money import COIN
 from duxcommon.network import Member, NetworkDefinition
+from tests.escrow_kit import secret
 
 FUND_FEE = 224_000
 

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 from btclib_secp256k1 import dsa
-from escrow_kit import outpoint, pubkey, secret
-from escrow_world import House, World, market, opened
 
 from dux_escrowd import contract
 from dux_escrowd.payments import Order, Wish
@@ -40,6 +38,8 @@ from duxcommon.errors import (
     WrongKey,
 )
 from duxcommon.money import COIN
+from tests.escrow_kit import outpoint, pubkey, secret
+from tests.escrow_world import House, World, market, opened
 
 ORDER_OF_CURVE = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from escrow_world import World, market, opened
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -26,6 +25,7 @@ from duxcommon.coin import script as coin_script
 from duxcommon.coin import tx as coin_tx
 from duxcommon.errors import DuxError
 from duxcommon.money import COIN
+from tests.escrow_world import World, market, opened
 
 T = TypeVar("T")
 MAX_UNPAID = 3

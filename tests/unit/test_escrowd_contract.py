@@ -1,7 +1,6 @@
 """A channel's transactions: rebuilt, compared and run through the script engine."""
 
 import pytest
-from escrow_kit import FUND, coin, kit
 
 from dux_escrowd import contract
 from dux_escrowd.contract import Escrow
@@ -17,6 +16,7 @@ from duxcommon.errors import (
     WrongDeposits,
 )
 from duxcommon.money import COIN
+from tests.escrow_kit import FUND, coin, kit
 
 TEN = [coin(20 * COIN)]
 

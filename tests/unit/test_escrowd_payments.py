@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from escrow_world import House, World, market, opened
 
 from dux_escrowd import channel as rules
 from dux_escrowd import channels as channels_module
@@ -34,6 +33,7 @@ from duxcommon.errors import (
     ProviderUnknown,
 )
 from duxcommon.money import COIN
+from tests.escrow_world import House, World, market, opened
 
 Scenario = Callable[[House, House, World], Awaitable[None]]
 
