@@ -52,17 +52,19 @@ def helps(model: type[BaseModel]) -> dict[str, str]:
     return found
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A setting as JSON and YAML can hold it."""
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return str(value) if isinstance(value, Path) else value
 
 
-def _bounds(metadata: list[Any]) -> str:
+def bounds(metadata: list[Any]) -> str:
+    """The limits of a number in words, in brackets; empty where there are none."""
     limits: dict[str, Any] = {}
     for item in metadata:
         for part in [item, *getattr(item, "metadata", [])]:
@@ -94,7 +96,7 @@ def section(model: type[BaseModel], active: dict[str, Any], default: Any, depth:
         kind = field.annotation
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
         text = texts.get(name) or (inspect.getdoc(kind) if is_section else "")
-        lines += ["", *_comment(f"{text} {_bounds(field.metadata)}", indent)]
+        lines += ["", *_comment(f"{text} {bounds(field.metadata)}", indent)]
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             inside = active.get(name, {})
             lines.append(f"{indent}{'' if inside else '#'}{name}:")
@@ -104,7 +106,7 @@ def section(model: type[BaseModel], active: dict[str, Any], default: Any, depth:
             lines.append(f"{indent}{name}: {json.dumps(active[name])}")
         else:
             assert given is not PydanticUndefined, f"{model.__name__}.{name} has no default; name it in ACTIVE"
-            lines.append(f"{indent}#{name}: {json.dumps(_plain(given))}")
+            lines.append(f"{indent}#{name}: {json.dumps(plain(given))}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Makes what is derived from the declarations: dux_ctl/methods.json, the man page, the reference page and etc-duxnet/.
+"""Makes what is derived from the code: dux_ctl/methods.json, the man page, etc-duxnet/, and three pages of docs/.
 
 python build_script/generate.py          # write the files
 python build_script/generate.py --check  # exit 1 and name the stale ones
@@ -13,6 +13,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from build_script import pages  # noqa: E402
 from build_script.configs import config  # noqa: E402
 from dux_airdropd.methods import FundMethods, NetworkMethods  # noqa: E402
 from dux_ctl import exits  # noqa: E402
@@ -141,6 +142,7 @@ def reference(found: dict[str, Any]) -> str:
     for name, entry in sorted(found["methods"].items(), key=lambda item: (item[1]["daemon"], item[0])):
         if entry["daemon"] != daemon:
             daemon = entry["daemon"]
+            lines += [""] if lines[-1] else []
             lines += [f"## dux-{daemon}", "", "| method | parameters | who | what |", "|---|---|---|---|"]
         params = ", ".join(p["name"] + ("" if p["required"] else "?") for p in entry["params"])
         who = entry["access"] + (", other nodes" if entry["peers"] and entry["access"] != "peer" else "")
@@ -163,6 +165,8 @@ def outputs() -> dict[Path, str]:
         ROOT / "dux_ctl" / "methods.json": json.dumps(found, indent=1, sort_keys=False) + "\n",
         ROOT / "docs" / "dux-ctl.1": man_page(found),
         ROOT / "docs" / "reference.md": reference(found),
+        ROOT / "docs" / "states.md": pages.states(),
+        ROOT / "docs" / "settings.md": pages.settings(SETTINGS),
     }
 
 
