@@ -8,8 +8,8 @@ from tests.support.devnet import TestNet, running_devnet
 
 APP = Path(__file__).parent.parent / "apps" / "ten-flop"
 PRICE = 10 * COIN
-CAP = {"*/escrowd": {"deposit_cap": 100 * COIN, "lock_blocks": 1000}}
-"""A short lock: mining 10,080 blocks forward shows nothing more than 1,000."""
+CAP = {"*/escrowd": {"deposit_cap": 100 * COIN, "lock_blocks": 2000}}
+"""A short lock, with room for an order's deadline: mining 10,080 blocks forward shows nothing more."""
 
 
 def stop_node(net: TestNet, node: str) -> None:
