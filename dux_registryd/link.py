@@ -5,11 +5,12 @@ Measured on two shared cores with 1 KB messages: a stream for each call gives 1,
 """
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 import iroh
@@ -67,6 +68,7 @@ class Link:
         self.dead: str | None = None
         """Why the link ended."""
         self.used = time.monotonic()
+        self._payloads = 0
         self._recv = stream.recv()
         self._send = stream.send()
         self._handler = handler
@@ -92,7 +94,11 @@ class Link:
     @property
     def busy(self) -> bool:
         """Calls are in flight, in either direction."""
-        return bool(self._asked or self._serving)
+        return bool(self._asked or self._serving or self._payloads)
+
+    @property
+    def _waiting(self) -> bool:
+        return bool(self._asked or self._payloads)
 
     # --- our calls --------------------------------------------------------------------------------------------
 
@@ -105,9 +111,7 @@ class Link:
         frame = frames.encode(
             {"jsonrpc": "2.0", "id": number, "method": method, "params": params, "ttl_ms": int(timeout_s * 1000)}
         )
-        self.used = time.monotonic()
-        if not self._asked:
-            self._waiting_since = self.used
+        self._begin_waiting()
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._asked[number] = future
         self._put(frame)
@@ -141,11 +145,11 @@ class Link:
     def check(self, silence_s: float) -> None:
         """Called every second or so: ping a silent peer, give up on one that stays silent."""
         now = time.monotonic()
-        waiting = bool(self._asked) or self._ping_sent is not None
+        waiting = self._waiting or self._ping_sent is not None
         quiet = now - max(self._heard, self._waiting_since)
         if waiting and quiet > silence_s:
             self.close(f"node {self.node[:8]}… stopped answering")
-        elif self._ping_sent is None and quiet > (silence_s / 3 if self._asked else IDLE_PING_S):
+        elif self._ping_sent is None and quiet > (silence_s / 3 if self._waiting else IDLE_PING_S):
             self.probe()
         elif not self.busy and now - self.used > IDLE_S:
             self.close("idle")
@@ -153,7 +157,26 @@ class Link:
     def suspect(self, silence_s: float) -> bool:
         """Half of the time that a peer may be silent has passed: better try a new connection meanwhile."""
         quiet = time.monotonic() - max(self._heard, self._waiting_since)
-        return bool(self._asked) and quiet > silence_s / 2
+        return self._waiting and quiet > silence_s / 2
+
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[None]:
+        """A payload is expected meanwhile: a silent peer is noticed."""
+        self._begin_waiting()
+        self._payloads += 1
+        try:
+            yield
+        finally:
+            self._payloads -= 1
+
+    def heard(self) -> None:
+        """Something came on another stream of the connection."""
+        self.used = self._heard = time.monotonic()
+
+    def _begin_waiting(self) -> None:
+        self.used = time.monotonic()
+        if not self._waiting and self._ping_sent is None:
+            self._waiting_since = self.used
 
     def leads_to(self, addresses: Sequence[str]) -> bool:
         """The connection's path ends at one of these addresses, or at a relay."""
@@ -163,7 +186,7 @@ class Link:
         """Find out whether the peer is still there; `check` draws the conclusion."""
         if self.dead is None and self._ping_sent is None:
             now = time.monotonic()
-            if not self._asked:
+            if not self._waiting:
                 self._waiting_since = now
             self._ping_sent = now
             self._put(frames.encode({"ping": int(now * 1000)}))

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -49,10 +50,13 @@ LEAST_RATE = 16 * 1024
 """Bytes a second below which a download is given up, after a minute's grace."""
 GRACE_S = 60.0
 TRIES = 4
+PROGRESS = 1024 * 1024
+"""Bytes that a try must bring for the tries before it to be forgiven."""
 AT_ONCE = 8
 WAITING = 64
 KEEP_PART_S = 86_400
 MAX_OFFERS = 100_000
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 async def in_thread(work: Callable[..., T], *args: Any) -> T:
@@ -106,8 +110,9 @@ class Offers:
 
     async def send(self, node: str, request: dict[str, Any], stream: iroh.SendStream) -> None:
         """Answer a peer's request `{"hash", "offset"}`: `{"size"}`, then the bytes from there."""
-        digest, offset = request.get("hash"), request.get("offset")
-        if not isinstance(digest, str) or not isinstance(offset, int) or not 0 <= offset <= MAX_PAYLOAD:
+        digest, offset = request.get("hash", ""), request.get("offset")
+        sound = isinstance(digest, str) and _HASH.fullmatch(digest)
+        if not sound or not isinstance(offset, int) or not 0 <= offset <= MAX_PAYLOAD:
             raise PeerProtocol("a request for a payload without hash and offset")
         self.check(digest, node)
         if not self._blobs.has(digest):
@@ -209,7 +214,7 @@ class Downloads:
                 except TimeoutError:
                     raise PeerUnreachable(f"node {node[:8]}… sends the payload too slowly") from None
                 except PeerUnreachable as error:
-                    failures = 1 if download.done > before else failures + 1
+                    failures = 1 if download.done - before >= PROGRESS else failures + 1
                     if failures >= TRIES or error.details.get("node") == node:
                         raise
                     log.info("download broke off; it is resumed", extra={"hash": download.digest, "at": download.done})

@@ -187,31 +187,49 @@ class Transport:
 
     @contextlib.asynccontextmanager
     async def payload(self, node: str, request: dict[str, Any]) -> AsyncIterator[tuple[dict[str, Any], "Payload"]]:
-        """Ask `node` for a payload: its answer and the bytes that follow. Raises what the peer answered."""
-        link, _ = await self.link(node)
+        """Ask `node` for a payload: its answer and the bytes that follow. Raises what the peer answered.
+
+        Otherwise like `call`.
+        """
+        link, old = await self.link(node)
+        try:
+            with link.receiving():
+                answer, payload = await self._ask_payload(link, request)
+        except LinkLost as lost:
+            if not old:
+                raise self._unreachable(node, str(lost)) from None
+            link, _ = await self.link(node)
+            try:
+                with link.receiving():
+                    answer, payload = await self._ask_payload(link, request)
+            except LinkLost as again:
+                raise self._unreachable(node, str(again)) from None
+        if "error" in answer:
+            known = from_rpc(answer["error"])
+            known.details = {"peer": node}
+            raise known
+        with link.receiving():
+            try:
+                yield answer, payload
+            finally:
+                await payload.stop()
+
+    async def _ask_payload(self, link: Link, request: dict[str, Any]) -> tuple[dict[str, Any], "Payload"]:
         reader = frames.FrameReader()
         reader.max_frame = MAX_GREETING
         try:
-            async with asyncio.timeout(self._silence_s * 2):
+            async with asyncio.timeout(2 * self._silence_s):
                 stream = await link.connection.open_bi()
                 send, recv = stream.send(), stream.recv()
                 await send.write_all(frames.encode({"payload": request}))
                 await send.finish()
                 answer = await read_message(recv, reader)
         except TimeoutError:
-            raise self._unreachable(node, "it did not answer a request for a payload") from None
+            raise self._unreachable(link.node, "it did not answer a request for a payload") from None
         except iroh.IrohError as error:
-            raise self._unreachable(node, first_line(error)) from None
-        if "error" in answer:
-            known = from_rpc(answer["error"])
-            known.details = {"peer": node}
-            raise known
-        link.used = time.monotonic()
-        try:
-            yield answer, Payload(recv, reader.rest(), link)
-        finally:
-            with contextlib.suppress(iroh.IrohError):
-                await recv.stop(0)
+            raise LinkLost(link.dead or first_line(error)) from None
+        link.heard()
+        return answer, Payload(recv, reader.rest(), link)
 
     def connected(self, node: str) -> bool:
         """Whether there is a live connection to `node`."""
@@ -475,16 +493,22 @@ class Payload:
         if self._first:
             data, self._first = self._first, b""
             return data
-        self._link.used = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s):
                 data = await self._stream.read(size)
         except TimeoutError:
-            raise PeerUnreachable(f"node {self._link.node[:8]}… stopped sending the payload") from None
+            node = self._link.node
+            raise PeerUnreachable(f"node {node[:8]}… stopped sending the payload", details={"node": node}) from None
         except iroh.IrohError as error:
             raise PeerUnreachable(f"node {self._link.node[:8]}… broke off the payload: {first_line(error)}") from None
+        self._link.heard()
         self._link.peer.bytes_in += len(data)
         return data
+
+    async def stop(self) -> None:
+        """Tell the sender that no more is wanted."""
+        with contextlib.suppress(iroh.IrohError):
+            await self._stream.stop(0)
 
 
 async def read_message(stream: iroh.RecvStream, reader: frames.FrameReader) -> dict[str, Any]:

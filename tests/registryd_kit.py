@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from duxcommon.api.common import SignedRecord
+from duxcommon.errors import UnknownNode
 from duxcommon.identity import Identity
 from duxcommon.network import NetworkDefinition, dump_network
 from tests.support.logs import assert_clean_logs
@@ -82,7 +83,11 @@ class Node:
 
     def knows(self, other: "Node") -> bool:
         """Whether the other one is among its live nodes."""
-        return other.id in {node["node"] for node in self.call("node.list")["nodes"]}
+        try:
+            live: bool = self.call("node.show", node=other.id)["live"]
+        except UnknownNode:
+            return False
+        return live
 
     def stub(self) -> "Node":
         """Start a stand-in for its taskd."""
