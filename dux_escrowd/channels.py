@@ -147,7 +147,8 @@ class Channels:
         pending = coin_tx.usable(coming)
         if pending - row.gross - row.held >= price:
             return None
-        if len(coming) >= rules.MAX_DEPOSITS:
+        if len(coming) >= rules.MAX_DEPOSITS or row.tax_bps != self._desk.tax_bps:
+            # Each deposit must fit the tax in force when it confirms.
             return 0
         extra = rules.top_up(row.line, pending, price, self._desk.settings.deposit_cap)
         # One more input makes the close dearer; that is deposited on top.
@@ -255,6 +256,8 @@ class Channels:
         else:
             if row.role != "buyer" or row.state != "OPEN" or row.retiring:
                 raise BadTransition(f"a channel in state {row.state} can't be topped up by this node")
+            if row.tax_bps != self._desk.tax_bps:
+                raise BadTransition("the channel carries a tax that is no longer in force; close it and open another")
             cap = self._desk.settings.deposit_cap
             if row.pending + amount > cap:
                 raise DepositCapReached(

@@ -25,9 +25,7 @@ class EscrowDaemon(Daemon):
     settings: EscrowSettings
 
     async def start(self) -> None:
-        known = {member.pubkey for member in self.network.arbiters}
-        if not set(self.settings.arbiters) <= known:
-            raise ConfigError("`arbiters` names a key that the network definition does not")
+        self._check_arbiters(self.settings)
         self.store = Store(self.settings.state_dir / "escrowd.sqlite", MIGRATIONS)
         flopd, peers = Flopd(self.rpc("flopd")), Peers(self.rpc("registryd"))
         self.services = Services.at(Desk(self.store, flopd, peers, self.network, self.settings))
@@ -47,7 +45,15 @@ class EscrowDaemon(Daemon):
         if hasattr(self, "store"):
             await self.store.close()
 
+    def _check_arbiters(self, settings: EscrowSettings) -> None:
+        if not set(settings.arbiters) <= {member.pubkey for member in self.network.arbiters}:
+            raise ConfigError(
+                "`arbiters` names a key that the network definition does not",
+                hint="Take the keys from `arbiters` of the network definition, or leave the list empty.",
+            )
+
     async def reload(self, settings: Any) -> None:
+        self._check_arbiters(settings)
         self.services.desk.settings = settings
 
     def methods(self) -> Iterable[object]:

@@ -145,6 +145,14 @@ def live_with(connection: sqlite3.Connection, peer: str) -> tuple[int, int]:
     return int(row[0]), int(row[1])
 
 
+def unfunded(connection: sqlite3.Connection) -> int:
+    """The provider's channels whose deposit was announced and never seen."""
+    row = connection.execute(
+        "SELECT COUNT(*) FROM channel WHERE role = 'provider' AND settled = 0 AND state = 'FUND_SENT' AND pending = 0"
+    ).fetchone()
+    return int(row[0])
+
+
 def next_key_index(connection: sqlite3.Connection) -> int:
     """The first of flopd's channel keys that no channel uses."""
     return int(connection.execute("SELECT COALESCE(MAX(key_index), -1) + 1 FROM channel").fetchone()[0])

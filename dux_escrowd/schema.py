@@ -37,7 +37,7 @@ CREATE TABLE channel (
 CREATE UNIQUE INDEX channel_live ON channel (peer)
   WHERE role = 'buyer' AND retiring = 0 AND state IN ('NEW', 'FUND_BUILT', 'FUND_SENT', 'OPEN');
 CREATE UNIQUE INDEX channel_key ON channel (key_index) WHERE key_index IS NOT NULL;
-CREATE INDEX channel_followed ON channel (id) WHERE settled = 0;
+CREATE INDEX channel_followed ON channel (settled) WHERE settled = 0;
 CREATE INDEX channel_unpushed ON channel (id) WHERE role = 'buyer' AND seq > acked_seq;
 CREATE INDEX channel_promised ON channel (peer) WHERE role = 'provider' AND settled = 0;
 

@@ -23,6 +23,9 @@ from .failpoints import hit
 from .intake import now
 from .rows import ChannelRow
 
+MAX_UNFUNDED = 256
+"""Announced channels without a deposit, of all buyers together: each is a script that Core has to follow."""
+
 HEIGHT_SLACK = 144
 """Blocks by which a lock height may differ from what this node would have chosen."""
 
@@ -61,6 +64,10 @@ class Serving:
             raise ArbiterRefused("an arbiter must be neither buyer nor provider")
 
     def _check_buyer(self, buyer: str) -> None:
+        if self._desk.store.read(rows.unfunded) >= MAX_UNFUNDED:
+            raise TooManyChannels(
+                "too many announced channels wait for their deposits here", hint="Try again later, or another provider."
+            )
         count, unpaid = self._desk.store.read(lambda c: rows.live_with(c, buyer))
         if count >= self._desk.settings.max_channels:
             raise TooManyChannels(f"this node has {count} channels with that buyer already")
