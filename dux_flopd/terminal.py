@@ -16,7 +16,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 
 _CARE = """Write these words down on paper, in this order, and keep the paper where nobody finds it.
-Whoever has them has all the coins of this node; without them, a broken disk takes the coins along.
+Whoever has them has what this node earns and its channels; without them, a broken disk takes those along.
+Coins that you receive, and change, lie under keys of Core's own wallet: back that up as well.
 """
 
 
