@@ -84,7 +84,9 @@ async def processes(folder: Path, providers: int, armed: dict[str, str]) -> Asyn
     """bob and his providers; `armed` names the failpoint of a node's taskd."""
     w = World(folder, ProcessNode)
     names = ["bob", *(f"alice{n}" for n in range(providers))]
-    nodes = [w.add(name, provider={"tasks": 0} if name == "bob" else None) for name in names]
+    # A daemon may take its time to start again on a busy machine.
+    patient = {"silence_s": 60}
+    nodes = [w.add(name, buyer=patient, provider={"tasks": 0} if name == "bob" else None) for name in names]
     listing = w.publish(nodes[1], manifest())
     for other in nodes[2:]:
         lends = other.settings.provider.model_copy(update={"serve": [listing.app]})
