@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import json
 import logging
 import os
 import platform
@@ -37,7 +38,7 @@ MAX_ADDRESSES = 8
 
 
 class OwnNode(BaseModel):
-    """What the owner and taskd said about this node; kept over restarts."""
+    """What this node is: its configuration, and what the owner, taskd and flopd said since."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -70,13 +71,20 @@ class Heartbeat:
         self._signer = signer
         self._wake = asyncio.Event()
         self._announced = False
+        self._changing = asyncio.Lock()
         row = store.read(lambda c: c.execute("SELECT settings FROM own").fetchone())
-        name = settings.name or socket.gethostname().partition(".")[0][:64] or "node"
-        self.own = OwnNode.model_validate_json(row["settings"]) if row else OwnNode(name=name, roles=settings.roles)
+        self._said: dict[str, object] = json.loads(row["settings"]) if row else {}
+        """What was said at run time; it goes before the configuration."""
+        self.own = self._merged(self._said)
+
+    def _merged(self, said: dict[str, object]) -> OwnNode:
+        name = self._settings.name or socket.gethostname().partition(".")[0][:64] or "node"
+        return OwnNode.model_validate({"name": name, "roles": self._settings.roles, **said})
 
     def configure(self, settings: RegistrydSettings) -> None:
         """Take new settings (on reload)."""
         self._settings = settings
+        self.own = self._merged(self._said)
         self._wake.set()
 
     @property
@@ -86,15 +94,15 @@ class Heartbeat:
 
     async def change(self, *, now: bool = True, **fields: object) -> NodeInfo:
         """Set what is given and not None; unless `now` is false it is announced at once."""
-        given = {name: value for name, value in fields.items() if value is not None}
-        changed = self.own.model_copy(update=given)
-        if changed != self.own:
-            text = changed.model_dump_json()
-            await self._store.write(lambda c: c.execute("REPLACE INTO own VALUES (1, ?)", (text,)))
-            self.own = changed
-            await self._renew()
-            if now:
-                self._wake.set()
+        async with self._changing:
+            said = self._said | {name: value for name, value in fields.items() if value is not None}
+            if said != self._said:
+                own, text = self._merged(said), json.dumps(said)
+                await self._store.write(lambda c: c.execute("REPLACE INTO own VALUES (1, ?)", (text,)))
+                self._said, self.own = said, own
+                await self._renew()
+                if now:
+                    self._wake.set()
         return self._nodes.show(self._signer.node_id)
 
     def record(self) -> NodeRecord:

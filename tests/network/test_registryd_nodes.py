@@ -143,6 +143,21 @@ def test_what_owner_and_taskd_set_reaches_others_at_once_and_survives_a_restart(
     assert seen() == wanted
 
 
+def test_the_configured_name_counts_until_another_one_is_given_at_run_time(made: Net) -> None:
+    alice = made.add("attic")
+    alice.call("node.update", apps=[APP], load_pct=50, accepting=True)
+    alice.daemon.kill()
+    alice.daemon.configure({**alice.settings, "name": "cellar", "roles": ["provider"]})
+    alice.start()
+    record = alice.call("node.show", node=alice.id)["record"]
+    assert (record["name"], record["roles"], record["apps"]) == ("cellar", ["provider"], [APP])
+    alice.call("node.register", name="loft")
+    alice.daemon.kill()
+    alice.start()
+    record = alice.call("node.show", node=alice.id)["record"]
+    assert (record["name"], record["roles"]) == ("loft", ["provider"])
+
+
 def test_a_signed_record_verifies_and_its_number_grows(made: Net) -> None:
     alice = made.add("alice")
     first = parse_record(alice.call("node.sign", kind="receipt", body={"task": "00" * 16}))
