@@ -59,7 +59,9 @@ def loads(data: bytes) -> Any:
             raise ParseError(f"nested deeper than {MAX_DEPTH} levels")
         if _SURROGATE.search(data):
             _check_text(value)
-    except (ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ParseError(f"nested deeper than {MAX_DEPTH} levels") from None
+    except ValueError as error:
         raise ParseError(f"not JSON: {error}"[:200]) from None
     return value
 
