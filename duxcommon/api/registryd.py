@@ -7,7 +7,6 @@ from pydantic import Field
 from .common import Address, Base64, Hash32, Koinu, Model, NodeId, SignedRecord, UnixTime
 from .manifest import Manifest
 
-
 SocketAddress = Annotated[
     str, Field(pattern=r"^([0-9]{1,3}(\.[0-9]{1,3}){3}|\[[0-9a-f:]{2,45}\]):[0-9]{1,5}$", max_length=64)
 ]

@@ -170,7 +170,7 @@ def test_a_change_that_fails_leaves_database_and_memory_as_they_were(short_tmp: 
         wallet = node.wallets.create("w")
         gift = faucet.give(node, node.wallets.new_script(wallet, ""), COIN)
     tip, scripts = node.tip, {script: set(owners) for script, owners in node.wallets.scripts.items()}
-    with pytest.raises(ZeroDivisionError), node.change():  # noqa: PT012 - several steps fail as one
+    with pytest.raises(ZeroDivisionError), node.change():
         node.mine(node.wallets.new_script(wallet, ""))
         faucet.give(node, node.wallets.new_script(wallet, ""), COIN)
         raise ZeroDivisionError
