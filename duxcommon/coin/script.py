@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from btclib import base58
 from btclib.exceptions import BTClibValueError
@@ -113,6 +114,7 @@ def _assemble(terms: EscrowTerms) -> bytes:
     )
 
 
+@lru_cache(maxsize=1024)
 def escrow_script(provider: bytes, buyer: bytes, arbiter: bytes, lock_height: int) -> bytes:
     """The channel's redeem script; raises BadTerms.
 

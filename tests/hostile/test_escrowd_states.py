@@ -382,18 +382,19 @@ def test_a_provider_that_offers_the_buyers_own_key_or_an_odd_height_gets_no_depo
         good = ProviderTerms(
             payout_pubkey=stage.row.provider_pubkey, min_deposit=0, max_unpaid=1, height=stage.world.height
         )
-        for change, error in [
+        refusals: list[tuple[dict[str, Any], type[DuxError]]] = [
             ({"payout_pubkey": own}, TermsRefused),
             ({"payout_pubkey": "02" + "ff" * 32}, TermsRefused),
             ({"height": 5}, LockTooFar),
             ({"min_deposit": 19 * COIN}, DepositTooSmall),
-        ]:
+        ]
+        for change, error in refusals:
             answer = good.model_copy(update=change)
 
             async def propose(*_: Any, answer: ProviderTerms = answer) -> ProviderTerms:
                 return answer
 
-            stage.buyer.peers.propose = propose  # type: ignore[method-assign]
+            stage.buyer.peers.propose = propose  # type: ignore[method-assign, assignment]
             with pytest.raises(error):
                 await stage.buyer.services.channels.open("ee" * 32, 5 * COIN, f"open/{change}")
         assert len(stage.world.txs) == 1
@@ -421,7 +422,7 @@ def test_a_provider_that_answers_a_close_with_another_transaction_is_found_out(t
         async def settle(*_: Any) -> CloseReply:
             return CloseReply(hex=coin_tx.serialize_tx(theft).hex(), txid=coin_tx.txid_of(theft))
 
-        stage.buyer.peers.settle = settle  # type: ignore[method-assign]
+        stage.buyer.peers.settle = settle  # type: ignore[method-assign, assignment]
         async with stage.buyer.services.desk.lock(stage.channel):
             await stage.buyer.store.write(
                 lambda c: c.execute("UPDATE channel SET state = 'CLOSE_BUILT' WHERE id = ?", (stage.channel,))

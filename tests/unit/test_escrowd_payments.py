@@ -224,7 +224,7 @@ def test_without_money_nothing_is_opened_and_the_reason_is_told(tmp_path: Path) 
         async def fund(*_: Any) -> Any:
             raise InsufficientFunds("5.00451 FLOP are needed, 0.00 are there")
 
-        buyer.flopd.fund = fund  # type: ignore[method-assign]
+        buyer.flopd.fund = fund  # type: ignore[method-assign, assignment]
         with pytest.raises(InsufficientFunds):
             await hold(buyer, provider, COIN, 1, wait_s=5.0)
         (row,) = buyer.services.channels.list(None, 10, None).channels
@@ -240,7 +240,7 @@ def test_a_contract_that_the_provider_refuses_is_never_paid_into(tmp_path: Path)
         async def funded(*_: Any) -> Any:
             raise ArbiterRefused("not this one")
 
-        buyer.peers.funded = funded  # type: ignore[method-assign]
+        buyer.peers.funded = funded  # type: ignore[method-assign, assignment]
         with pytest.raises(ArbiterRefused):
             await buyer.services.channels.open(provider.id, COIN, "open")
         assert not world.txs
@@ -257,7 +257,7 @@ def test_a_deposit_is_given_up_when_the_provider_stays_silent(tmp_path: Path, mo
         async def funded(*_: Any) -> Any:
             raise PeerUnreachable("nobody there")
 
-        buyer.peers.funded = funded  # type: ignore[method-assign]
+        buyer.peers.funded = funded  # type: ignore[method-assign, assignment]
         with pytest.raises(PeerUnreachable):
             await buyer.services.channels.open(provider.id, COIN, "open")
         assert not world.txs
@@ -270,7 +270,7 @@ def test_an_unknown_provider_is_named_as_such(tmp_path: Path) -> None:
         async def propose(*_: Any) -> Any:
             raise ProviderUnknown("not known here")
 
-        buyer.peers.propose = propose  # type: ignore[method-assign]
+        buyer.peers.propose = propose  # type: ignore[method-assign, assignment]
         with pytest.raises(ProviderUnknown):
             await hold(buyer, provider, COIN, 1)
 
