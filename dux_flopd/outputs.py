@@ -276,6 +276,12 @@ def to_import(connection: sqlite3.Connection) -> list[str]:
     return [row[0] for row in connection.execute("SELECT script FROM scripts WHERE imported = 0")]
 
 
+def is_imported(connection: sqlite3.Connection, script: str) -> bool:
+    """Whether Core's wallet was told of a watched script."""
+    row = connection.execute("SELECT imported FROM scripts WHERE script = ?", (script,)).fetchone()
+    return bool(row[0])
+
+
 def imported(connection: sqlite3.Connection, script: str) -> None:
     """Core's wallet knows the script."""
     connection.execute("UPDATE scripts SET imported = 1 WHERE script = ?", (script,))

@@ -1,6 +1,7 @@
 """Follows the chain: one loop asks Core for its tip, reads each new block once, and notices reorganisations."""
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import sqlite3
@@ -77,10 +78,10 @@ class Watcher:
         while True:
             self._wake.clear()
             await self.round()
-            try:
-                await asyncio.wait_for(self._wake.wait(), self.poll_s)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it can swallow the cancellation that ends this loop.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.poll_s):
+                    await self._wake.wait()
 
     async def round(self) -> None:
         """Look once."""
@@ -259,11 +260,9 @@ class Watcher:
         return self.seen is not None and self.seen.tip.hash == best
 
     async def _until(self, done: Callable[[], bool], timeout_s: float) -> None:
-        try:
+        with contextlib.suppress(TimeoutError):
             async with self._changed, asyncio.timeout(timeout_s):
                 await self._changed.wait_for(done)
-        except TimeoutError:
-            return
 
     async def watch(self, script: str, ref: str, birth: int | None) -> None:
         """Follow a script and let it catch up, as far as that takes no longer than SETTLE_S.
@@ -271,7 +270,7 @@ class Watcher:
         The script is imported watch-only first: without that its mempool transactions would stay unseen.
         """
         await self._store.write(lambda c: outputs.watch(c, script, ref, birth))
-        await self.import_scripts()
+        await self._import([script])
         self._wake.set()
         await self._until(self._caught_up(script), SETTLE_S)
 
@@ -283,10 +282,14 @@ class Watcher:
 
     async def import_scripts(self) -> None:
         """Give Core those watched scripts that it does not know yet."""
-        for script in self._store.read(outputs.to_import):
-            address = address_of(bytes.fromhex(script), self._params)
-            await self._core.watch(address or script, "")
-            await self._store.write(partial(outputs.imported, script=script))
+        await self._import(self._store.read(outputs.to_import))
+
+    async def _import(self, scripts: list[str]) -> None:
+        for script in scripts:
+            if not self._store.read(partial(outputs.is_imported, script=script)):
+                address = address_of(bytes.fromhex(script), self._params)
+                await self._core.watch(address or script, "")
+                await self._store.write(partial(outputs.imported, script=script))
 
     async def watched(self, ref: str, min_height: int) -> Watched:
         """All outputs under a name. Raises WatchUnknown."""
