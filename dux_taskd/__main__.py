@@ -1,6 +1,7 @@
 """Starts dux-taskd."""
 
 import asyncio
+import math
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,7 @@ MIGRATIONS = (TASKS_TABLE + RUNS_TABLE + LENDING_TABLE,)
 ARRIVE_S = 10.0
 """How long a call waits for registryd after a start."""
 TELL_S = 10.0
-"""registryd is told load and apps at least so often: it may have been restarted."""
+"""registryd is told everything again when it was told nothing for so long: its database may be another one."""
 FLUSH_S = 0.5
 PRUNE_S = 600.0
 DAY_S = 86_400
@@ -61,7 +62,7 @@ class TaskDaemon(Daemon):
         self.runtimes = self.make_runtimes()
         self._up = asyncio.Event()
         self._down = "dux-registryd has not answered yet"
-        self._told: tuple[object, float] = (None, 0.0)
+        self._told: tuple[dict[str, list[Hash32] | int | bool], float] = ({}, -math.inf)
         self.spawn(self._bring_up(), "bring-up")
         self.spawn(self.queue.run(), "queue")
 
@@ -210,10 +211,18 @@ class TaskDaemon(Daemon):
         """Let registryd know what this node serves and how busy it is."""
         await self._arrived()
         lent, use = self.lending.now(), self.seats.use
-        news = (await self._able(), capacity.load_pct(lent, use), capacity.accepting(lent, use))
+        news: dict[str, list[Hash32] | int | bool] = {
+            "apps": await self._able(),
+            "load_pct": capacity.load_pct(lent, use),
+            "accepting": capacity.accepting(lent, use),
+        }
         known, when = self._told
-        if news != known or time.monotonic() - when > TELL_S:
-            await self.registry.update(*news)
+        if time.monotonic() - when > TELL_S:
+            changed = news
+        else:
+            changed = {name: value for name, value in news.items() if value != known[name]}
+        if changed:
+            await self.registry.update(**changed)
             self._told = (news, time.monotonic())
 
     async def _able(self) -> list[Hash32]:

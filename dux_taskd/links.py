@@ -1,6 +1,5 @@
 """What taskd asks of this node's other daemons: money of escrowd, the network of registryd."""
 
-from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel
@@ -107,10 +106,13 @@ class Registry:
             if after is None:
                 return found
 
-    async def update(self, apps: Sequence[Hash32], load_pct: int, accepting: bool) -> None:
-        """Tell what this node serves and how busy it is; the next heartbeat carries it."""
-        params = {"apps": list(apps), "load_pct": load_pct, "accepting": accepting}
-        await self._rpc.call("node.update", NodeInfo, params)
+    async def update(self, **changed: list[Hash32] | int | bool) -> None:
+        """Tell which `apps` this node serves, its `load_pct`, and whether it is `accepting`.
+
+        Apps and readiness are announced at once, so they are given only when they have changed; load alone waits
+        for the next heartbeat.
+        """
+        await self._rpc.call("node.update", NodeInfo, dict(changed))
 
     async def ask(
         self, node: NodeId, method: str, params: dict[str, Any], *, wait_s: float, sign: str | None = None

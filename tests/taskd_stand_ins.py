@@ -267,9 +267,14 @@ class RegistryMethods:
         )
 
     @method("node.update", access="daemon")
-    async def update(self, apps: list[Hash32], load_pct: int, accepting: bool) -> NodeInfo:
+    async def update(
+        self, apps: list[Hash32] | None = None, load_pct: int | None = None, accepting: bool | None = None
+    ) -> NodeInfo:
         """Load and apps."""
-        self.served, self.load_pct, self.accepting, self.told = apps, load_pct, accepting, True
+        self.served = self.served if apps is None else apps
+        self.load_pct = self.load_pct if load_pct is None else load_pct
+        self.accepting = self.accepting if accepting is None else accepting
+        self.told = True
         record = NodeRecord(
             name="n", addresses=[], hardware=Hardware(cpu_cores=1, memory_mb=1, storage_mb=1, arch="x"), version="1"
         )
