@@ -28,6 +28,7 @@ from duxcommon.errors import (
     DuxError,
     NoProvider,
     PaymentUnknown,
+    PriceChanged,
     RateLimited,
     RemoteError,
     Stopping,
@@ -39,7 +40,7 @@ from duxcommon.errors import (
 from . import intake, orders, tasks
 from .attempt import SILENCE, Dealer
 from .links import Escrow, Registry
-from .market import Market
+from .market import Market, Offer
 from .queue import Queue
 from .settings import BuyerSettings
 
@@ -120,13 +121,19 @@ class Buyer:
         earlier = self._queue.find(request.uid, key, asked)
         if earlier is not None:
             return earlier
-        offer = await self._market.offer(app)
-        job = intake.make_job(offer, request, self._blobs, self._me, int(time.time()))
+        try:
+            job = self._new_job(await self._market.offer(app), request)
+        except (NoProvider, TooExpensive, PriceChanged):
+            # What is kept may be seconds old; a refusal must be true now.
+            job = self._new_job(await self._market.offer(app, fresh=True), request)
         job, new = await self._queue.add(job, key, asked)
         if new:
             self._failpoint("task-stored")
             self._enqueue(job)
         return job
+
+    def _new_job(self, offer: Offer, request: intake.Request) -> tasks.Job:
+        return intake.make_job(offer, request, self._blobs, self._me, int(time.time()))
 
     async def cancel(self, task: TaskId) -> tasks.Job:
         """End a task; nothing is paid unless the work turns out to be done already.

@@ -36,6 +36,7 @@ def paid(net: TestNet) -> int:
 @pytest.mark.parametrize("victim", VICTIMS)
 def test_a_killed_daemon_costs_no_coin_and_no_call_is_paid_twice(net: TestNet, victim: str) -> None:
     before = paid(net)
+    net.wait_live("bob", "slow-echo")
     task = net.order("bob", "slow-echo", victim.encode(), params={"seconds": 1.5})
     wait_until(
         lambda: net.call("bob", "task.status", {"id": task["id"], "wait_s": 1.0})["state"] == "ORDERED", 60, "the order"
@@ -47,6 +48,7 @@ def test_a_killed_daemon_costs_no_coin_and_no_call_is_paid_twice(net: TestNet, v
     wait_until(lambda: paid(net) - before == (PRICE if ended["state"] == "DONE" else 0), 30, "the books to settle")
     holds = net.call("bob", "payment.list", {"limit": 50})["payments"]
     assert all(payment["state"] in ("RELEASED", "REFUNDED") for payment in holds), holds
+    net.wait_live("bob", "slow-echo")
     after = net.run_task("bob", "slow-echo", b"after " + victim.encode(), params={"seconds": 0})
     assert after["state"] == "DONE"
     net.assert_audit("alice", "bob")
@@ -55,6 +57,7 @@ def test_a_killed_daemon_costs_no_coin_and_no_call_is_paid_twice(net: TestNet, v
 @pytest.mark.parametrize("node", ["alice", "bob"])
 def test_a_whole_node_may_die_in_the_middle_of_a_call(net: TestNet, node: str) -> None:
     before = paid(net)
+    net.wait_live("bob", "slow-echo")
     task = net.order("bob", "slow-echo", node.encode(), params={"seconds": 1.5})
     wait_until(
         lambda: net.call("bob", "task.status", {"id": task["id"], "wait_s": 1.0})["state"] == "ORDERED", 60, "the order"
@@ -64,5 +67,6 @@ def test_a_whole_node_may_die_in_the_middle_of_a_call(net: TestNet, node: str) -
     net.start(net.layout.daemons(node))
     ended = net.wait_task("bob", task["id"])
     wait_until(lambda: paid(net) - before == (PRICE if ended["state"] == "DONE" else 0), 30, "the books to settle")
+    net.wait_live("bob", "slow-echo")
     net.run_task("bob", "slow-echo", b"after all of " + node.encode(), params={"seconds": 0})
     net.assert_audit("alice", "bob")

@@ -113,14 +113,18 @@ class TestNet(Devnet):
         """Publish an app folder with dux-ctl; returns when every node sees it live. The app's name."""
         done = self.ctl(node, "app", "publish", str(app))
         assert done.returncode == 0, done.stderr.decode()
-        name = app.name
         for other in self.layout.nodes:
-            wait_until(lambda other=other: self._sees(other, name), 60, f"{other} to see {name}")  # type: ignore[misc]
-        return name
+            self.wait_live(other, app.name)
+        return app.name
 
-    def _sees(self, node: str, name: str) -> bool:
-        found = self.call(node, "app.search", {"words": name})["listings"]
-        return any(listing["name"] == name and listing["live_providers"] for listing in found)
+    def wait_live(self, node: str, name: str) -> None:
+        """Wait until `node` sees somebody who serves the app."""
+
+        def live() -> bool:
+            found = self.call(node, "app.search", {"words": name})["listings"]
+            return any(listing["name"] == name and listing["live_providers"] for listing in found)
+
+        wait_until(live, 60, f"{node} to see {name}")
 
     def order(self, node: str, app: str, data: bytes | None, **more: Any) -> Any:
         """Start a task with `data` as its input; does not wait."""
