@@ -294,8 +294,9 @@ class Flopd(DaemonProcess):
 
     def fill(self, *koinu: int) -> None:
         """Coins of these amounts, confirmed."""
+        target = self.call("wallet.receive")["address"]
         for amount in koinu:
-            self.chain.pay(self.call("wallet.receive")["address"], amount)
+            self.chain.pay(target, amount)
         self.chain.mine(1)
         self.at_tip()
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from devchain_kit import Devchain
-from flopd_kit import OTHER, DevTestChain, Flopd, address, until
+from flopd_kit import OTHER, PASSPHRASE, DevTestChain, Flopd, address, until
 
+from dux_flopd.keystore import Keystore
 from duxcommon.coin.params import CHAINS
 from duxcommon.coin.script import p2pkh_script, pubkey_of
 from duxcommon.errors import (
@@ -313,3 +315,49 @@ def test_no_log_holds_a_secret(node: Flopd) -> None:
     words = node.keystore.words.split()
     assert not any(f" {one} {two} " in text for one, two in pairwise(words))
     assert node.chain.core.cookie.read_text().split(":")[1] not in text
+
+
+# --- the passphrase at the start -------------------------------------------------------------------------------
+
+
+def test_a_passphrase_file_that_others_can_read_stops_the_start(short_tmp: Path) -> None:
+    Keystore.create(short_tmp / "keystore.json", PASSPHRASE, log_n=10)
+    (short_tmp / "pass").write_text(PASSPHRASE)
+    (short_tmp / "pass").chmod(0o644)
+    code, text = start_refused(short_tmp, "devnet", CHAINS["devnet"].genesis, passphrase_file=str(short_tmp / "pass"))
+    assert code != 0
+    assert f"{short_tmp}/pass can be read by other users" in text
+    assert "chmod 600" in text
+    assert PASSPHRASE not in text
+
+
+@pytest.mark.parametrize("passphrase", [PASSPHRASE, "another one"])
+def test_systemds_credential_unlocks_unless_it_is_wrong(
+    short_tmp: Path, daemon_logs: list[str], passphrase: str
+) -> None:
+    chain = DevTestChain(short_tmp, "flopcoin")
+    (short_tmp / "n").mkdir()
+    (short_tmp / "credentials").mkdir()
+    (short_tmp / "credentials" / "wallet").write_text(passphrase)
+    env = {"CREDENTIALS_DIRECTORY": str(short_tmp / "credentials")}
+    with Flopd(short_tmp / "n", chain, env=env, unlocked=False) as node:
+        node.start()
+        assert node.call("wallet.status")["locked"] == (passphrase != PASSPHRASE)
+        assert passphrase not in node.output()
+    chain.close()
+
+
+@pytest.mark.parametrize("node", ["flopcoin"], indirect=True)
+def test_a_reload_takes_the_fee_rate_and_refuses_another_core(node: Flopd) -> None:
+    node.fill(10 * COIN)
+    pay = {"to": address(node.chain, STRANGER), "amount": COIN, "key": "k", "dry_run": True}
+    before = node.call("wallet.send", pay)["fee"]
+    node.reconfigure(fee_rate=2_040_000)
+    node.signal(signal.SIGHUP)
+    node.wait_log("configuration reloaded")
+    assert node.call("wallet.send", pay)["fee"] == 2 * before
+    value = yaml.safe_load(node.config.read_text())
+    node.reconfigure(core={**value["core"], "url": "http://127.0.0.1:1/"}, fee_rate=1_020_000)
+    node.signal(signal.SIGHUP)
+    node.wait_log("the new configuration is not used")
+    assert node.call("wallet.send", pay)["fee"] == 2 * before
