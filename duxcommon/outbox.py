@@ -67,7 +67,9 @@ class Outbox:
                 self._wake.clear()
                 wait = self._start_due()
                 try:
-                    await asyncio.wait_for(self._wake.wait(), wait)
+                    # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
+                    async with asyncio.timeout(wait):
+                        await self._wake.wait()
                 except TimeoutError:
                     continue
         finally:

@@ -251,3 +251,20 @@ def test_when_what_was_sent_can_not_be_noted_it_is_sent_again_but_not_without_en
             await until(lambda: waiting(store) == 0)
 
     run(tmp_path, work)
+
+
+@pytest.mark.parametrize("ticks", range(5))
+def test_an_outbox_that_is_stopped_while_it_is_woken_ends(short_tmp: Path, ticks: int) -> None:
+    async def work(store: Store) -> None:
+        await store.write(lambda c: put(c, "kind", "ref", {}, delay_s=60))
+        box = Outbox(store, {})
+        running = asyncio.create_task(box.run())
+        await asyncio.sleep(0.02)
+        box.wake()
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        running.cancel()
+        ended, _ = await asyncio.wait([running], timeout=5)
+        assert ended
+
+    run(short_tmp, work)
