@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
@@ -33,6 +34,7 @@ from .transport import Transport
 from .uploads import Uploads
 
 FORGET_EVERY_S = 3600.0
+DAY_S = 86_400
 
 
 class Registryd(Daemon):
@@ -113,8 +115,11 @@ class Registryd(Daemon):
         while True:
             try:
                 await self.nodes.forget_old()
-            except DuxError as error:
-                self.log.warning("old nodes could not be forgotten", extra={"why": error.message})
+                own = {record.body["bundle"] for record in self.listings.own()}
+                before = time.time() - self.settings.keep_payloads_days * DAY_S
+                await asyncio.to_thread(self.blobs.forget_unused, before, own)
+            except (DuxError, OSError) as error:
+                self.log.warning("old nodes and payloads could not be forgotten", extra={"why": str(error)})
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def stop(self) -> None:

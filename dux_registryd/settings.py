@@ -59,6 +59,8 @@ class RegistrydSettings(Settings):
     """A peer that owes an answer and says nothing for so long counts as unreachable."""
     min_free_mb: Annotated[int, Field(ge=0)] = 256
     """Space on the disk of `blobs_dir` that payloads leave free."""
+    keep_payloads_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """Inputs and results that nobody has read for so long are deleted; bundles of this node's apps stay."""
     peers: PeerLimits = PeerLimits()
     signers: dict[str, list[str]] = {"order": ["dux-taskd"], "receipt": ["dux-taskd"], "event": ["dux-escrowd"]}
     """Which users' daemons may have records of which kind signed with the node's key."""

@@ -1,8 +1,10 @@
 """Content-addressed files: a payload is named by its SHA-256, so whoever has the name can check the bytes."""
 
+import contextlib
 import hashlib
 import os
 import secrets
+from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 
@@ -92,11 +94,14 @@ class BlobStore:
     def put(self, data: bytes) -> str:
         """Store bytes; their hash."""
         digest = hashlib.sha256(data).hexdigest()
-        if not self.has(digest):
-            with self.writer() as writer:
-                writer.write(data)
-                writer.commit(digest)
-        return digest
+        if self.has(digest):
+            # It is wanted again. Another daemon's file can't be marked; reading it will do.
+            with contextlib.suppress(OSError):
+                os.utime(self.path(digest))
+            return digest
+        with self.writer() as writer:
+            writer.write(data)
+            return writer.commit(digest)
 
     def put_file(self, source: Path) -> str:
         """Store a copy of a file; its hash."""
@@ -125,6 +130,19 @@ class BlobStore:
     def remove(self, digest: str) -> None:
         """Delete a blob; nothing happens when it isn't there."""
         self.path(digest).unlink(missing_ok=True)
+
+    def forget_unused(self, before: float, keep: Container[str]) -> int:
+        """Delete the blobs that were neither written nor read since `before` (Unix seconds); how many.
+
+        Where the disk is mounted `noatime` only writing counts. Those in `keep` stay.
+        """
+        gone = 0
+        for blob in self.directory.glob("[0-9a-f][0-9a-f]/*"):
+            used = blob.stat()
+            if max(used.st_mtime, used.st_atime) < before and blob.name not in keep:
+                blob.unlink(missing_ok=True)
+                gone += 1
+        return gone
 
     def clear_unfinished(self) -> None:
         """Delete what a crash left half-written; for the one daemon that does so at its start."""

@@ -1,6 +1,7 @@
 """Blobs: named by their hash, whole or not there at all."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def test_bytes_are_found_again_by_their_hash(store: BlobStore) -> None:
     assert store.read(DIGEST, len(DATA) + 5, 5) == b""
     assert files(store) == [DIGEST]
     assert store.path(DIGEST).stat().st_mode & 0o777 == 0o640
+
+
+def test_what_nobody_used_for_long_is_deleted_and_nothing_else(store: BlobStore) -> None:
+    unused, read, written, kept = (store.put(name * 100) for name in (b"unused", b"read", b"written", b"kept"))
+    for digest in (unused, read, written, kept):
+        os.utime(store.path(digest), (1000, 1000))
+    os.utime(store.path(read), (3000, 1000))
+    store.put(b"written" * 100)
+    assert store.forget_unused(2000, {kept}) == 1
+    assert files(store) == sorted([read, written, kept])
 
 
 def test_a_file_is_stored_as_a_copy(store: BlobStore, tmp_path: Path) -> None:
