@@ -27,6 +27,7 @@ from duxcommon.errors import (
     ProviderPaused,
     QueueFull,
     SandboxDegraded,
+    SandboxFault,
     SandboxMissing,
     TaskOver,
     TaskTooLarge,
@@ -162,7 +163,7 @@ class TaskMethods:
         errors=(
             BadSignature, BadRecord, WrongNetwork, OrderRefused, DeadlinePassed, AppNotServed, PriceChanged,
             WrongParams, InputMissing, InputTooLarge, WrongMedia, ProviderPaused, ProviderBusy, TaskTooLarge,
-            SandboxMissing, SandboxDegraded, Conflict, NotAllowed, DaemonDown,
+            SandboxMissing, SandboxDegraded, SandboxFault, Conflict, NotAllowed, DaemonDown,
         ),
         reply_record="receipt",
         example={"order": EXAMPLE_ORDER, "wait_s": 20.0},

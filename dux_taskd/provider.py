@@ -32,6 +32,7 @@ from duxcommon.errors import (
     PriceChanged,
     ProviderRestarted,
     RateLimited,
+    SandboxFault,
     StateStale,
     Stopping,
     TaskUnknown,
@@ -122,7 +123,10 @@ class Provider:
             served = await self._deal(order)
             check_params(served.manifest.params, decode_params(order.params))
             _check_input(served.manifest, order, given)
-            await self._runtimes[served.manifest.runtime].ready(served.own)
+            try:
+                await self._runtimes[served.manifest.runtime].ready(served.own)
+            except DaemonDown as error:
+                raise _without_paths(error) from error
         known = self._ledger.find(key)
         if known is None:
             self._failpoint("order-checked")
@@ -309,6 +313,9 @@ class Provider:
             return _failure(Cancelled("the buyer cancelled the order"))
         except TimeoutError:
             return _failure(DeadlinePassed("the order's deadline passed before it was done"))
+        except DaemonDown as error:
+            log.warning("a run failed", extra={"task": order.task, "why": error.message})
+            return _failure(_without_paths(error))
         except DuxError as error:
             return _failure(error)
         except Exception:
@@ -414,6 +421,11 @@ class Provider:
         for task in pending:
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
+
+
+def _without_paths(error: DaemonDown) -> DuxError:
+    """What a buyer is told when a daemon here is away: where its socket lies is no business of another node's."""
+    return SandboxFault("the provider's sandbox does not answer", details=error.details)
 
 
 def _failure(reason: DuxError) -> RunResult:
