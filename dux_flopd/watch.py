@@ -113,14 +113,16 @@ class Watcher:
             version, peers = known.version, known.peers
         if moved:
             await self._advance(info)
+        if known is None or moved:
+            await self._read_mempool()
         assert self.tip is not None
+        # Only now: who is told of a block finds its effects, those on the mempool included.
         self.seen = Seen(self.tip, info.headers, self._is_syncing(info), peers, dialect, version)
         if known is None:
             for hook in self.on_connect:
                 await hook()
         await self._catch_up()
         if known is None or moved:
-            await self._read_mempool()
             for hook in self.on_block:
                 await hook()
 

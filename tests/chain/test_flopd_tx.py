@@ -387,6 +387,7 @@ def test_a_reorganisation_onto_a_rival_takes_the_deposit_away(node: Flopd) -> No
     rival = serialize_tx(resigned(node, serialize_tx(make_tx([outpoint], [(FUND, 5 * COIN - DUST)])).hex())).hex()
     mine_only(node.chain, rival)
     until(lambda: node.intent(channel.intent)["state"] == "conflicted", "conflict")
+    node.at_tip()
     assert node.watched("c/1") == []
     assert node.balance()["in_channels"] == 0
     assert node.balance()["confirmed"] == 0
