@@ -74,7 +74,8 @@ class Dht:
 
         self._runner.put(opendht.InfoHash.get(self._name(key)), value, finished, True)
         try:
-            return await asyncio.wait_for(asyncio.shield(done), PUT_S), value
+            async with asyncio.timeout(PUT_S):
+                return await done, value
         except TimeoutError:
             return False, value
 

@@ -169,7 +169,8 @@ class Directory:
             for name, put in list(self._kept.items()):
                 await self._tend(name, put)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._kept_more.wait(), TIDY_S)
+                async with asyncio.timeout(TIDY_S):
+                    await self._kept_more.wait()
                 # Not all keepers at the moment that a record is published, when nobody needs them.
                 await asyncio.sleep(random.uniform(*KEEP_AFTER_S))
             self._kept_more.clear()

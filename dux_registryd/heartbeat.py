@@ -147,7 +147,9 @@ class Heartbeat:
                 # A full disk too: the node stays reachable, and its record is renewed once there is room.
                 log.warning("this node can't be announced: " + error.message)
             try:
-                await asyncio.wait_for(self._wake.wait(), self._settings.heartbeat_s)
+                # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
+                async with asyncio.timeout(self._settings.heartbeat_s):
+                    await self._wake.wait()
                 await asyncio.sleep(max(GATHER_S, LEAST_GAP_S - (time.monotonic() - begun)))
             except TimeoutError:
                 pass

@@ -132,7 +132,8 @@ class Transport:
         if self._endpoint is not None:
             # iroh waits up to three seconds for peers to acknowledge; the farewells have left by then.
             with contextlib.suppress(TimeoutError, iroh.IrohError):
-                await asyncio.wait_for(self._endpoint.close(), CLOSE_S)
+                async with asyncio.timeout(CLOSE_S):
+                    await self._endpoint.close()
 
     def _spawn(self, work: Any, name: str) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)

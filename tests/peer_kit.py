@@ -46,7 +46,8 @@ class Enemy:
         """A connection to a node, with its first stream open and nothing sent."""
         addresses = node.call("node.self")["addresses"]
         target = iroh.EndpointAddr(iroh.EndpointId.from_bytes(bytes.fromhex(node.id)), None, addresses)
-        connection = await asyncio.wait_for(self.endpoint.connect(target, alpn), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            connection = await self.endpoint.connect(target, alpn)
         return Line(connection, await connection.open_bi())
 
     async def greet(self, node: Node, /, **hello: Any) -> "Line":
@@ -100,7 +101,8 @@ class Line:
 
     async def send_raw(self, data: bytes) -> None:
         """Send any bytes."""
-        await asyncio.wait_for(self._send.write_all(data), PATIENCE_S)
+        async with asyncio.timeout(PATIENCE_S):
+            await self._send.write_all(data)
 
     async def read(self, seconds: float = PATIENCE_S) -> dict[str, Any]:
         """The next message that is no ping (those are answered)."""
@@ -127,7 +129,8 @@ class Line:
 
     async def closed(self, seconds: float = PATIENCE_S) -> str:
         """Why the node closed the connection."""
-        return str(await asyncio.wait_for(self.connection.closed(), seconds))
+        async with asyncio.timeout(seconds):
+            return str(await self.connection.closed())
 
 
 @contextlib.asynccontextmanager
@@ -147,7 +150,8 @@ async def enemy() -> AsyncIterator[Enemy]:
         yield Enemy(endpoint, identity)
     finally:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(endpoint.close(), 1)
+            async with asyncio.timeout(1):
+                await endpoint.close()
 
 
 def attack(run: Callable[[Enemy], Coroutine[Any, Any, None]]) -> None:
