@@ -3,11 +3,12 @@
 import argparse
 import json
 import secrets
+import shlex
 import sys
 from typing import Any
 
 from duxcommon.errors import InvalidParams
-from duxcommon.money import parse_flop
+from duxcommon.money import format_flop, parse_flop
 
 from . import catalogue
 
@@ -69,6 +70,32 @@ def add_method(parser: argparse.ArgumentParser, entry: dict[str, Any]) -> None:
             if default not in (None, "", [], {}) and kind != "boolean":
                 options["help"] = f"{options['help']} (default: {default})".strip()
             parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=None, **options)
+
+
+def example(space: str, verb: str, entry: dict[str, Any]) -> str:
+    """The declared example as a command line."""
+    words = ["dux-ctl", space, verb]
+    options: list[str] = []
+    for param in entry["params"]:
+        name = param["name"]
+        if name not in entry["example"] or name in SECRETS or name == "key":
+            continue
+        value, schema = entry["example"][name], catalogue.resolve(param["schema"])
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            options.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        if schema.get("unit") == "koinu":
+            text = format_flop(value)
+        elif isinstance(value, list) and all(isinstance(item, str) for item in value):
+            text = ",".join(value)
+        else:
+            text = value if isinstance(value, str) else json.dumps(value)
+        if param["required"]:
+            words.append(shlex.quote(text))
+        elif value is not None:
+            options += [f"--{flag}", shlex.quote(text)]
+    return " ".join([*words, *options])
 
 
 def arguments(entry: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:

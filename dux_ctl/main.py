@@ -112,12 +112,11 @@ def _add_namespace(name: str, methods: list[str], parser: argparse.ArgumentParse
         if verb in own or name == "rpc":
             continue
         entry = catalogue.load()["methods"][full]
-        example = " ".join(f"{value}" for value in entry["example"].values())
         sub = verbs.add_parser(
             verb,
             help=entry["summary"],
             description=f"{entry['summary']}\n\n{entry['description']}".strip(),
-            epilog=f"example: dux-ctl {name} {verb} {example}".rstrip(),
+            epilog=f"example: {generated.example(name, verb, entry)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         generated.add_method(sub, entry)

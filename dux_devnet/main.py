@@ -29,8 +29,8 @@ def default_folder() -> Path:
     return Path(f"/tmp/dux-devnet-{os.getuid()}")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; the exit status."""
+def build_parser() -> argparse.ArgumentParser:
+    """What can be written on the command line."""
     parser = argparse.ArgumentParser(
         prog="dux-devnet", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -55,7 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     demo = commands.add_parser("demo", help="the first paid call, from publishing to the settled payment")
     demo.add_argument("--image", type=Path, help="your own picture (PNG, JPEG or WebP)")
     demo.add_argument("--output", type=Path, help="where the larger picture goes (default: beside you, upscaled.png)")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    args = build_parser().parse_args(argv)
     # A terminal that closes must clean up like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
