@@ -14,7 +14,7 @@ from duxcommon.errors import DaemonDown, DuxError, NotFound
 from duxcommon.money import format_flop, parse_flop
 
 from .layout import Layout, lay_out, node_names
-from .network import Devnet
+from .network import Devnet, wait_until
 
 EXAMPLES = """\
 examples:
@@ -24,9 +24,12 @@ examples:
 """
 
 
+CONFIRMED_S = 15.0
+
+
 def default_folder() -> Path:
-    """A short path (sockets need one) of this user's own."""
-    return Path(f"/tmp/dux-devnet-{os.getuid()}")
+    """$DUX_DEVNET_DIR, else a short path (sockets need one) of this user's own."""
+    return Path(os.environ.get("DUX_DEVNET_DIR") or f"/tmp/dux-devnet-{os.getuid()}")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,7 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
         prog="dux-devnet", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--dir", type=Path, default=default_folder(), help="where everything lies (default: %(default)s)"
+        "--dir",
+        type=Path,
+        default=default_folder(),
+        help="its folder (default: $DUX_DEVNET_DIR or %(default)s)",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="make and start a devnet")
@@ -164,8 +170,13 @@ def _known(layout: Layout, node: str) -> str:
 def _faucet(args: argparse.Namespace) -> int:
     devnet = Devnet(Layout.load(args.dir))
     node = _known(devnet.layout, args.node)
-    address = devnet.client(node, "flopd").call("wallet.receive", {"label": "faucet"})["address"]
+    flopd = devnet.client(node, "flopd")
+    before = flopd.call("wallet.balance")["confirmed"]
+    address = flopd.call("wallet.receive", {"label": "faucet"})["address"]
     txid = devnet.chain("faucet", address, format_flop(args.amount))
+    if devnet.layout.chain.auto_mine_s:
+        # Whoever asked for coins wants to spend them in the next command.
+        wait_until(lambda: flopd.call("wallet.balance")["confirmed"] > before, CONFIRMED_S, "a block with the coins")
     print(f"{format_flop(args.amount)} FLOP of no value to {node} in transaction {txid}")
     return 0
 
