@@ -29,6 +29,7 @@ SECTIONS = {
     "registryd": [range(5000, 5500)],
     "store": [range(5500, 6000)],
     "airdropd": [range(6000, 7000)],
+    "devnet": [range(7000, 8000)],
 }
 
 
