@@ -100,7 +100,8 @@ async def _mine_by_itself(server: Server, seconds: float) -> None:
     node = server.node
     while True:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(server.mempool_grew.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await server.mempool_grew.wait()
             await asyncio.sleep(min(_PROMPT, seconds))
         server.mempool_grew.clear()
         try:
