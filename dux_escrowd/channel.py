@@ -66,8 +66,8 @@ CHANNEL: Mapping[ChannelState, Mapping[ChannelEvent, ChannelState]] = {
     },
     "CLOSED": {"close-lost": "CLOSE_SENT", "refund-built": "REFUND_BUILT", "refund-seen": "REFUND_SENT"},
     "REFUND_BUILT": {"refund-sent": "REFUND_SENT", "refund-seen": "REFUND_SENT", "close-seen": "CLOSE_SENT"},
-    "REFUND_SENT": {"refund-confirmed": "REFUNDED", "close-seen": "CLOSE_SENT"},
-    "REFUNDED": {"refund-lost": "REFUND_SENT", "close-seen": "CLOSE_SENT"},
+    "REFUND_SENT": {"refund-confirmed": "REFUNDED", "refund-built": "REFUND_BUILT", "close-seen": "CLOSE_SENT"},
+    "REFUNDED": {"refund-lost": "REFUND_SENT", "refund-built": "REFUND_BUILT", "close-seen": "CLOSE_SENT"},
     "CONFLICTED": {"fund-moved": "FUND_SENT"},
 }
 """state → event → next state. An event that is missing can't happen there."""

@@ -29,6 +29,7 @@ from duxcommon.outbox import put
 
 from . import channel as rules
 from . import contract, intake, rows
+from .channel import ChainDeposit
 from .desk import Desk, context
 from .failpoints import hit
 from .rows import ChannelRow
@@ -50,6 +51,13 @@ def retire_if_idle(connection: sqlite3.Connection, row: ChannelRow) -> ChannelRo
     if row.retiring and row.open == 0 and row.state == "OPEN" and closable:
         return begin_close(connection, row)
     return row
+
+
+def _spends(row: ChannelRow, deposits: Sequence[ChainDeposit]) -> bool:
+    """Whether the transaction that this node has ready spends exactly these."""
+    if row.hex is None:
+        return False
+    return {coin_tx.outpoint_of(txin) for txin in coin_tx.parse_tx(row.hex).vin} == {(d.txid, d.vout) for d in deposits}
 
 
 class Closing:
@@ -106,7 +114,13 @@ class Closing:
             row = desk.row(channel_id)
             if row.role != "buyer":
                 raise BadTransition("only the buyer takes deposits back; a provider closes")
-            if row.state in ("REFUND_SENT", "REFUNDED") or (row.state == "REFUND_BUILT" and row.hex is not None):
+            seen = desk.store.read(lambda c: rows.deposits(c, channel_id))
+            # Gifts of strangers must not hide the deposit: the largest outputs first, the smallest not at all.
+            unspent = sorted(
+                (d for d in seen if d.spender is None and d.height is not None and d.amount >= rules.MIN_INPUT),
+                key=lambda d: (-d.amount, d.txid, d.vout),
+            )[: rules.MAX_DEPOSITS]
+            if row.state in ("REFUND_BUILT", "REFUND_SENT", "REFUNDED") and (not unspent or _spends(row, unspent)):
                 return row
             left = row.lock_height - desk.height()
             if left > 0:
@@ -114,8 +128,6 @@ class Closing:
                     f"the deposit is locked until height {row.lock_height}, {left} blocks from now",
                     details={"lock_height": row.lock_height, "blocks_left": left},
                 )
-            seen = desk.store.read(lambda c: rows.deposits(c, channel_id))
-            unspent = [d for d in seen if d.spender is None and d.height is not None][: rules.MAX_DEPOSITS]
             if not unspent:
                 raise NothingToClose("no deposit of this channel is unspent on the chain")
             escrow = desk.escrow(row)

@@ -6,6 +6,7 @@ the difference; acting on it (closing in time, taking back, signing anew) comes 
 
 import asyncio
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -73,6 +74,11 @@ def steps_to(state: ChannelState, kind: Literal["close", "refund"] | None, *, co
     if state == "CLOSED":
         return [] if confirmed else ["close-lost"]
     return [*back, "close-seen", "close-confirmed"] if confirmed else [*back, "close-seen"]
+
+
+def _left(deposits: Iterable[ChainDeposit]) -> bool:
+    """Whether something confirmed lies in the channel that is worth taking back."""
+    return any(d.spender is None and d.height is not None and d.amount >= rules.MIN_INPUT for d in deposits)
 
 
 def _move_funding(channel_id: str, funding: FundingRow, txid: str | None, connection: sqlite3.Connection) -> None:
@@ -230,6 +236,9 @@ class Watcher:
             )
         if last is None:
             return steps_to(row.state, None, confirmed=False)
+        if row.state == "REFUND_BUILT" and row.hex is not None and _left(view.deposits):
+            # What ended the channel before does not end it again: a refund of the rest is about to be sent.
+            return []
         kind: Literal["close", "refund"] = "refund" if last.found.kind == "refund" else "close"
         return steps_to(row.state, kind, confirmed=last.height is not None)
 
@@ -318,15 +327,11 @@ class Watcher:
 
     async def _take_back(self, row: ChannelRow) -> bool:
         """What was never signed away comes back by itself once the lock height is reached."""
-        if self._desk.height() < row.lock_height or row.state in ("REFUND_SENT", "REFUNDED", "CONFLICTED"):
+        if self._desk.height() < row.lock_height or row.state == "CONFLICTED":
             return False
-        if row.state == "REFUND_BUILT" and row.hex is not None:
+        if not _left(self._desk.store.read(lambda c: rows.deposits(c, row.id))):
             return False
-        seen = self._desk.store.read(lambda c: rows.deposits(c, row.id))
-        if not any(d.spender is None and d.height is not None and d.amount >= rules.MIN_INPUT for d in seen):
-            return False
-        await self._closing.refund(row.id, wait=False)
-        return True
+        return (await self._closing.refund(row.id, wait=False)).hex != row.hex
 
     async def _sign_anew(self, row: ChannelRow) -> bool:
         newest = row.newest_state

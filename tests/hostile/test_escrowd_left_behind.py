@@ -1,0 +1,108 @@
+"""A buyer's coins never stay behind in a channel: not after a refund, not under a heap of small gifts."""
+
+import asyncio
+import hashlib
+import itertools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from dux_escrowd import channel as rules
+from duxcommon.coin import script as coin_script
+from duxcommon.coin import tx as coin_tx
+from duxcommon.money import COIN, DUST
+from tests.escrow_world import House, World, market, opened
+
+
+def play(folder: Path, scenario: Callable[[House, House, World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        world = World()
+        buyer, provider = await market(folder, world)
+        try:
+            await scenario(buyer, provider, world)
+        finally:
+            await buyer.stop()
+            await provider.stop()
+
+    asyncio.run(run())
+
+
+def gifts(world: World, script: bytes, count: int) -> None:
+    """Somebody pays into a channel that is not theirs; the ids come before that of the deposit."""
+    deposit = min(tx.txid for tx in world.txs.values() if tx.outputs[0][0] == script)
+    for number in itertools.count():
+        coin = hashlib.sha256(f"gift/{number}".encode()).hexdigest()
+        tx = coin_tx.make_tx([(coin, 0)], [(script, DUST if count % 2 else rules.MIN_INPUT)])
+        if coin_tx.txid_of(tx) < deposit:
+            world.send(coin_tx.serialize_tx(tx).hex())
+            count -= 1
+        if not count:
+            return
+
+
+async def blocks(house: House, world: World, count: int) -> None:
+    """Blocks, each of which the node has looked at and acted on."""
+    for _ in range(count):
+        world.mine()
+        await house.look()
+        async with asyncio.timeout(10):
+            while house.store.read(lambda c: c.execute("SELECT count(*) FROM outbox").fetchone()[0]):
+                await asyncio.sleep(0.01)
+
+
+async def to_the_lock(house: House, world: World, channel: str) -> None:
+    row = house.services.desk.row(channel)
+    world.mine(row.lock_height - world.height - 1)
+    await blocks(house, world, 8)
+
+
+def test_a_top_up_that_confirms_after_the_channel_was_given_back_comes_back_too(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world, 2 * COIN)
+        await buyer.services.channels.topup(channel, 5 * COIN, "more")
+        # The top-up is sent and not confirmed: both sign the refund of what counts so far.
+        await buyer.services.closing.close(channel, "close", alone=False)
+        await blocks(buyer, world, 2)
+        assert buyer.services.desk.row(channel).state == "REFUNDED"
+        desk = buyer.services.desk
+        script = desk.escrow(desk.row(channel)).script
+        assert world.paid_to(script) == 5 * COIN
+        await to_the_lock(buyer, world, channel)
+        assert world.paid_to(script) == 0, "the top-up stayed behind"
+        assert desk.row(channel).state == "REFUNDED"
+        assert (await buyer.services.audit.run()).ok
+
+    play(tmp_path, scenario)
+
+
+def test_no_heap_of_small_gifts_hides_a_deposit_from_its_buyer(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world, 10 * COIN)
+        desk = buyer.services.desk
+        escrow = desk.escrow(desk.row(channel))
+        gifts(world, escrow.script, 40)
+        await to_the_lock(buyer, world, channel)
+        assert world.paid_to(escrow.script) < 20 * rules.MIN_INPUT, "more than worthless gifts stayed behind"
+        assert world.paid_to(coin_script.p2pkh_script(escrow.terms.buyer)) > 10 * COIN
+        assert (await buyer.services.audit.run()).ok
+
+    play(tmp_path, scenario)
+
+
+def test_a_refund_that_the_chain_can_not_take_any_more_is_made_anew(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world, 10 * COIN)
+        desk = buyer.services.desk
+        script = desk.escrow(desk.row(channel)).script
+        await buyer.services.closing.close(channel, "close", alone=False)
+        refund = desk.row(channel).txid
+        assert refund is not None
+        # A reorg takes refund and deposit away, and the deposit confirms under another id.
+        deposit = next(tx.txid for tx in world.txs.values() if tx.outputs[0][0] == script)
+        del world.txs[refund]
+        world.reorg(20)
+        assert world.malleate(deposit) is not None
+        await to_the_lock(buyer, world, channel)
+        assert world.paid_to(script) == 0, "the deposit stayed behind"
+        assert desk.row(channel).state == "REFUNDED"
+
+    play(tmp_path, scenario)
