@@ -15,7 +15,7 @@ help:
 	@echo "make test-chain           the end-to-end test on litecoind, or on DUX_COIND=/path/to/flopcoind"
 	@echo "make bench                the benchmarks"
 	@echo "make lint                 ruff, mypy and the import contracts (a part of make test)"
-	@echo "make generate             what is made from the declarations: reference, man page, dux-ctl's methods"
+	@echo "make generate             what is made from the code: reference, settings, states, man page, etc-duxnet, dux-ctl's methods"
 	@echo "make lock                 the lock files, anew"
 	@echo "make clean                removes the environment and all caches"
 
