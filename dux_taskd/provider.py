@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from duxcommon.api.common import Hash32, NodeId, SignedRecord, TaskId
-from duxcommon.api.escrowd import SignedState
+from duxcommon.api.escrowd import PaymentState, SignedState
 from duxcommon.api.manifest import Manifest
 from duxcommon.api.taskd import OrderAnswer, OrderBody, Payload
 from duxcommon.blobs import BlobStore
@@ -249,11 +249,12 @@ class Provider:
     async def _accept(self, run: Run, *, store: bool) -> None:
         """Commit the run and have escrowd accept its payment, both at once."""
         if not store:
-            await _patiently(lambda: self._accept_payment(run))
+            await _patiently(lambda: self._accept_payment(run, ("ORDERED", "DONE", "RELEASED")))
             return
         storing = asyncio.create_task(self._store(run))
         try:
-            await _patiently(lambda: self._accept_payment(run))
+            # One that was done or paid before belongs to a run that was forgotten: it is not worked for twice.
+            await _patiently(lambda: self._accept_payment(run, ("ORDERED",)))
         except BaseException:
             await asyncio.wait([storing])
             raise
@@ -269,7 +270,7 @@ class Provider:
         await self._ledger.add(run)
         self._failpoint("run-stored")
 
-    async def _accept_payment(self, run: Run) -> None:
+    async def _accept_payment(self, run: Run, usable: tuple[PaymentState, ...]) -> None:
         order = run.order
         accept = partial(
             self._escrow.accept,
@@ -285,8 +286,8 @@ class Provider:
         except StateStale:
             # Of many orders at once, another one brought a newer state first; that one counts.
             payment = await accept(state=None)
-        if payment.state == "REFUNDED":
-            raise OrderRefused("this order was given up before")
+        if payment.state not in usable:
+            raise OrderRefused("this order was done or given up before", details={"payment": payment.state})
 
     async def _run(self, run: Run, served: Served, seat: Seat) -> RunResult:
         """Execute; whatever goes wrong is a result that is not charged."""

@@ -180,6 +180,25 @@ def test_the_same_order_sent_again_and_again_runs_once(short_tmp: Path) -> None:
     asyncio.run(run())
 
 
+def test_an_order_that_was_paid_and_forgotten_is_not_done_again_for_nothing(short_tmp: Path) -> None:
+    async def run() -> None:
+        async with world(short_tmp) as w:
+            alice = w.alices[0]
+            record = sign(await body(w), w.bob.identity)
+            assert (await send(w, record))["state"] == "done"
+            await until(lambda: [p.state for p in alice.escrow.payments.values()] == ["DONE"])
+            await until(lambda: alice.daemon.ledger.live(lambda run: True) == 0)
+            await alice.daemon.ledger.flush()
+            # Its deadline is still ahead when `keep_days` are over.
+            await alice.daemon.ledger.prune(2**40)
+            with pytest.raises(OrderRefused):
+                await send(w, record)
+            assert alice.runtime.runs == [TASK]
+            assert [p.state for p in alice.escrow.payments.values()] == ["DONE"]
+
+    asyncio.run(run())
+
+
 def test_another_order_under_the_same_task_is_refused(short_tmp: Path) -> None:
     async def run() -> None:
         async with world(short_tmp) as w:
