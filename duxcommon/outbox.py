@@ -27,6 +27,8 @@ CREATE INDEX outbox_due ON outbox (due);
 
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 60.0
+MAX_DELAY_S = 120.0
+"""No message waits longer; one that seems to was queued while the clock was ahead, and is due."""
 AT_ONCE = 16
 
 Handler = Callable[[str, dict[str, Any]], Awaitable[None]]
@@ -38,7 +40,7 @@ def put(connection: sqlite3.Connection, kind: str, ref: str, payload: dict[str, 
     connection.execute(
         "INSERT INTO outbox (kind, ref, payload, due) VALUES (?, ?, ?, ?) ON CONFLICT (kind, ref) "
         "DO UPDATE SET payload = excluded.payload, due = excluded.due, tries = 0",
-        (kind, ref, json.dumps(payload), time.time() + delay_s),
+        (kind, ref, json.dumps(payload), time.time() + min(delay_s, MAX_DELAY_S)),
     )
 
 
@@ -80,17 +82,20 @@ class Outbox:
     def _start_due(self) -> float | None:
         """Start what is due; seconds until the next message, or None when there is none to wait for."""
         now = time.time()
+        latest = now + MAX_DELAY_S
+        columns = "SELECT id, kind, ref, payload, due, tries FROM outbox"
         rows = self._store.read(
-            lambda c: c.execute(
-                "SELECT id, kind, ref, payload, due, tries FROM outbox ORDER BY due LIMIT ?", (AT_ONCE * 4,)
-            ).fetchall()
+            lambda c: [
+                *c.execute(f"{columns} WHERE due > ? LIMIT ?", (latest, AT_ONCE * 2)),
+                *c.execute(f"{columns} WHERE due <= ? ORDER BY due LIMIT ?", (latest, AT_ONCE * 4)),
+            ]
         )
         for row in rows:
             name = (row["kind"], row["ref"])
             if name in self._busy:
                 continue
-            if row["due"] > now:
-                return min(float(row["due"]) - now, 3600.0)
+            if now < row["due"] <= latest:
+                return float(row["due"]) - now
             if len(self._busy) >= AT_ONCE:
                 return None
             task = asyncio.create_task(self._send(row), name=f"outbox-{row['kind']}")

@@ -149,6 +149,27 @@ def test_a_message_survives_a_restart_and_is_sent_by_the_next_process(tmp_path: 
     run(tmp_path, next_life)
 
 
+def test_a_message_of_a_time_when_the_clock_was_years_ahead_is_sent_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work(store: Store) -> None:
+        sent: list[str] = []
+
+        async def send(ref: str, _payload: dict[str, Any]) -> None:
+            sent.append(ref)
+
+        with monkeypatch.context() as ahead:
+            ahead.setattr(time, "time", lambda now=time.time: now() + 3 * 365 * 86_400)
+            await store.write(lambda c: put(c, "close", "early", {}))
+        async with Running(store, close=send) as box:
+            await store.write(lambda c: put(c, "close", "late", {}))
+            box.wake()
+            await until(lambda: waiting(store) == 0)
+        assert sorted(sent) == ["early", "late"]
+
+    run(tmp_path, work)
+
+
 def test_a_message_that_is_replaced_while_it_is_sent_is_sent_in_its_new_form(tmp_path: Path) -> None:
     async def work(store: Store) -> None:
         sent: Sent = []
