@@ -44,6 +44,8 @@ MAX_HANDSHAKES = 64
 """Connections that are being greeted; more are refused."""
 PROVE_ADDRESS = 16
 """From so many handshakes on, a caller must first prove its address (a QUIC retry)."""
+DIALS = 3
+"""At most, for a node whose address changes while it is dialled."""
 FAILED_DIAL_S = 1.0
 """A node that could not be reached is not dialled again for so long."""
 CHECK_EVERY_S = 0.5
@@ -91,7 +93,7 @@ class Transport:
         self._links: dict[str, list[Link]] = {}
         self._from: dict[Link, str] = {}
         self._dials: dict[str, asyncio.Task[Link]] = {}
-        self._failed: dict[str, tuple[float, str]] = {}
+        self._failed: dict[str, tuple[float, str, Addresses | None]] = {}
         self._handshakes = 0
         self._downloads: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -180,8 +182,8 @@ class Transport:
             raise InvalidParams("a node does not call itself", hint="Name another node.")
         if links := self._links.get(node):
             return links[-1], True
-        until, why = self._failed.get(node, (0.0, ""))
-        if time.monotonic() < until:
+        until, why, where = self._failed.get(node, (0.0, "", None))
+        if time.monotonic() < until and where == self._book(node):
             raise self._unreachable(node, why)
         # One dial serves all who wait; a caller that gives up must not end it for the others.
         return await asyncio.shield(self._dialling(node)), False
@@ -258,15 +260,27 @@ class Transport:
                 if older.suspect(self._silence_s):
                     older.close("the node answers on a new connection")
         elif isinstance(error, PeerUnreachable):
-            self._failed[node] = (time.monotonic() + FAILED_DIAL_S, error.message.partition(": ")[2])
+            why = error.message.partition(": ")[2]
+            self._failed[node] = (time.monotonic() + FAILED_DIAL_S, why, self._book(node))
             while len(self._failed) > MAX_HANDSHAKES:
                 del self._failed[next(iter(self._failed))]
 
     async def _dial(self, node: str) -> Link:
+        for _ in range(DIALS):
+            known = self._book(node)
+            if known is None:
+                raise UnknownNode(f"no node {node[:16]}… is known", details={"node": node})
+            try:
+                return await self._dial_at(node, known)
+            except PeerUnreachable as error:
+                failure = error
+            # A node that was restarted may have told its new address meanwhile.
+            if self._book(node) == known:
+                break
+        raise failure
+
+    async def _dial_at(self, node: str, known: Addresses) -> Link:
         assert self._endpoint is not None
-        known = self._book(node)
-        if known is None:
-            raise UnknownNode(f"no node {node[:16]}… is known", details={"node": node})
         connection: iroh.Connection | None = None
         try:
             async with asyncio.timeout(self._connect_timeout_s):
