@@ -256,7 +256,8 @@ class Provider:
             # One that was done or paid before belongs to a run that was forgotten: it is not worked for twice.
             await _patiently(lambda: self._accept_payment(run, ("ORDERED",)))
         except BaseException:
-            await asyncio.wait([storing])
+            # Both may fail, on a full disk for instance; the buyer is told of the payment.
+            await asyncio.gather(storing, return_exceptions=True)
             raise
         try:
             await storing
