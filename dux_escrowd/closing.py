@@ -4,6 +4,7 @@ Each end is one transaction that is committed here before it is sent. Which one 
 """
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Sequence
 from typing import Any
@@ -58,6 +59,10 @@ def _spends(row: ChannelRow, deposits: Sequence[ChainDeposit]) -> bool:
     if row.hex is None:
         return False
     return {coin_tx.outpoint_of(txin) for txin in coin_tx.parse_tx(row.hex).vin} == {(d.txid, d.vout) for d in deposits}
+
+
+IN_BETWEEN = 3
+"""So often a provider signs a close anew because of what came in while it signed."""
 
 
 class Closing:
@@ -194,7 +199,11 @@ class Closing:
             row = self._desk.row(channel_id)
             if row.state not in rules.LIVE:
                 return row
-            row = await self._complete(row, key)
+            self._desk.closing.add(channel_id)
+            try:
+                row = await self._complete_alone(row, key)
+            finally:
+                self._desk.closing.discard(channel_id)
         hit("close-committed")
         self._desk.outbox.wake()
         self._desk.log.info("channel is being closed", extra=context(row, gross=row.gross, txid=row.txid))
@@ -231,6 +240,14 @@ class Closing:
         if row.hex is None or row.txid is None:
             raise BadTransition("the closing transaction was not stored")
         return CloseReply(hex=row.hex, txid=row.txid)
+
+    async def _complete_alone(self, row: ChannelRow, key: str | None) -> ChannelRow:
+        """Like `_complete`, once more where a state came in that was on its way before new ones were refused."""
+        for _ in range(IN_BETWEEN):
+            with contextlib.suppress(PaymentsOpen):
+                return await self._complete(row, key)
+            row = self._desk.row(row.id)
+        return await self._complete(row, key)
 
     async def _complete(self, row: ChannelRow, key: str | None) -> ChannelRow:
         """Add the provider's signatures to the newest state and commit the close."""

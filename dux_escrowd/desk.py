@@ -91,6 +91,8 @@ class Desk:
         self.log = logging.getLogger("escrowd")
         self.sent: asyncio.Queue[str] = asyncio.Queue()
         """Channels of which a transaction was just sent: a block may have it before the next look at all of them."""
+        self.closing: set[str] = set()
+        """Channels that this node is closing alone right now: a buyer that goes on signing must not prevent it."""
         self.tip: int | None = None
         self._payout: str | None = None
         self._escrows: dict[str, Escrow] = {}

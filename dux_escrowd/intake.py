@@ -24,7 +24,8 @@ def provider_row(desk: Desk, channel_id: str, buyer: str) -> ChannelRow:
 def check(desk: Desk, row: ChannelRow, state: SignedState) -> bool:
     """Whether `state` is newer than the stored one, after all checks that need no write.
 
-    Raises ChannelUnknown, StateStale, StateConflict, WrongAmount, WrongDeposits, BadStateSignature, HighS, WrongKey.
+    Raises ChannelUnknown, StateStale, StateConflict, WrongAmount, WrongDeposits, BadStateSignature, HighS, WrongKey,
+    and ChannelClosed while this node closes the channel alone.
     """
     if state.channel != row.id:
         raise ChannelUnknown(f"the state is for channel {state.channel}")
@@ -41,6 +42,8 @@ def check(desk: Desk, row: ChannelRow, state: SignedState) -> bool:
             )
         if amount != deposit.amount:
             raise WrongDeposits(f"{deposit.txid}:{deposit.vout} holds {amount} koinu, not {deposit.amount}")
+    if row.id in desk.closing:
+        raise ChannelClosed("the channel is being closed; a newer state comes too late")
     contract.check_state(desk.escrow(row), state)
     return True
 

@@ -9,6 +9,7 @@ from duxcommon.api.escrowd import Hold, PaymentPage, SignedState
 from duxcommon.errors import (
     BadTransition,
     ChannelBusy,
+    ChannelClosed,
     Conflict,
     DuxError,
     LockTooNear,
@@ -193,6 +194,8 @@ class Payments:
 
     async def _accept(self, order: Order, state: SignedState | None) -> PaymentRow:
         row = provider_row(self._desk, order.channel, order.buyer)
+        if row.id in self._desk.closing:
+            raise ChannelClosed("the channel is being closed; no more orders are taken on it")
         # An order that was overtaken carries an older state: the newer one counts.
         newer = state is not None and state.seq >= row.seq and intake.check(self._desk, row, state)
         self._check_room(row, order.deadline)

@@ -1,6 +1,7 @@
 """Forged, stale and impossible states, contracts and answers: each is refused by name and changes nothing."""
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from duxcommon.errors import (
     ArbiterRefused,
     BadStateSignature,
     ChannelBusy,
+    ChannelClosed,
     ChannelUnknown,
     DepositTooSmall,
     DuxError,
@@ -269,6 +271,29 @@ def test_calls_beyond_the_unpaid_limit_are_refused_on_new_channels_too(tmp_path:
         arbiter = stage.row.arbiter_pubkey
         with pytest.raises(ChannelBusy):
             await stage.provider.services.serving.propose(stage.buyer.id, pubkey("other"), arbiter)
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_buyer_that_never_stops_signing_can_not_keep_the_provider_from_closing(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        await stage.give(stage.state(COIN))
+        flopd, sign = stage.provider.flopd, stage.provider.flopd.sign
+
+        async def slow(*args: Any) -> list[str]:
+            # While the provider signs its close, the next state of the same gross comes in, and an order.
+            with contextlib.suppress(ChannelClosed):
+                await stage.give(stage.state(COIN, seq=stage.row.seq + 1))
+            with contextlib.suppress(ChannelClosed, LockTooNear):
+                order = Order(stage.buyer.id, stage.channel, 1000, f"{stage.row.seq:032x}", "88" * 32, None)
+                await stage.provider.services.payments.accept(order, None)
+            return await sign(*args)
+
+        flopd.sign = slow  # type: ignore[method-assign]
+        row = stage.row
+        stage.world.mine(row.lock_height - 720 - stage.world.height)
+        await stage.provider.look()
+        assert stage.row.state in ("CLOSE_BUILT", "CLOSE_SENT")
 
     on_stage(tmp_path, scenario)
 
