@@ -12,6 +12,7 @@ FOLDER/<node>/blobs/           payloads
 
 import json
 import os
+import random
 import secrets
 import socket
 import stat
@@ -36,6 +37,8 @@ SOCKET_PATH_MAX = 107
 SCRYPT_LOG_N = 10
 """The trial coins are worthless: unlocking need not take half a second a node."""
 FEW_BLOCKS_S = 1.0
+QUIET_PORTS = range(20_000, 32_000)
+"""Ports that no kernel hands out by itself: what is free when a devnet is laid out is still free when it starts."""
 
 
 @dataclass
@@ -115,10 +118,15 @@ def node_names(count: int) -> list[str]:
 
 
 def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of the loopback interface that nobody uses now."""
-    with socket.socket(socket.AF_INET, kind) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of the loopback interface that nobody uses now. Raises ConfigError when there is none."""
+    for port in random.SystemRandom().sample(QUIET_PORTS, 100):
+        with socket.socket(socket.AF_INET, kind) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ConfigError(f"no port from {QUIET_PORTS.start} to {QUIET_PORTS.stop} is free")
 
 
 def prepare_folder(folder: Path) -> None:
