@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from duxcommon import failpoint
 from duxcommon.errors import DaemonDown, InvalidParams, MethodNotForPeers, RemoteError
 from duxcommon.rpc import Caller, Client
 
@@ -106,7 +107,9 @@ class Gateway:
             await service.learn(method)
             if method not in service.methods:
                 raise MethodNotForPeers(f"there is no method {method[:80]!r} for peers here")
+            failpoint.hit("registryd:call-arrived")
             result = await service.call(method, params, wait_s, node)
+            failpoint.hit("registryd:call-served")
         except DaemonDown:
             # The local message names paths that are no business of a peer's.
             raise DaemonDown(
@@ -141,7 +144,9 @@ class Gateway:
             if not isinstance(body, dict):
                 raise InvalidParams(f"params[{sign!r}] must be the body of the record to sign")
             params = {**params, sign: self._signed(sign, body)}
-        return await transport.call(node, method, params, timeout_s)
+        result = await transport.call(node, method, params, timeout_s)
+        failpoint.hit("registryd:call-answered")
+        return result
 
     async def close(self) -> None:
         """End the connections to the daemons."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import iroh
 
+from duxcommon import failpoint
 from duxcommon.api.manifest import MAX_PAYLOAD
 from duxcommon.api.registryd import Transfer
 from duxcommon.blobs import BlobStore
@@ -271,5 +272,7 @@ def _adopt(part: Path, target: Path) -> None:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     target.parent.mkdir(exist_ok=True)
+    failpoint.hit("registryd:payload-whole")
     os.replace(part, target)
+    failpoint.hit("registryd:payload-adopted")
     sync_directory(target.parent)

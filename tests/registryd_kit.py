@@ -63,6 +63,11 @@ class Node:
         self.daemon = DaemonProcess(folder, "registryd", self.settings)
         self.taskd: DaemonProcess | None = None
 
+    def arm(self, point: str) -> None:
+        """From the next start on, die as by kill -9 at this point; nothing where it is empty."""
+        self.daemon.__exit__(None, None, None)
+        self.daemon = DaemonProcess(self.folder, "registryd", env={"DUXNET_FAILPOINT": point})
+
     def start(self) -> "Node":
         """Start, or start again, and wait until it is ready."""
         self.daemon.start()
