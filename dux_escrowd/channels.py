@@ -21,14 +21,19 @@ from duxcommon.errors import (
     ChannelClosed,
     ChannelExists,
     Conflict,
+    DaemonDown,
     DepositCapReached,
     DepositTooSmall,
+    DiskFull,
     DuxError,
     FundingConflicted,
+    Internal,
     LockTooFar,
     NotConfirmed,
     PeerMisbehaved,
+    Stopping,
     TermsRefused,
+    TimedOut,
 )
 from duxcommon.money import format_flop
 from duxcommon.outbox import put
@@ -48,6 +53,9 @@ MAX_HEIGHT_GAP = 36
 
 ANNOUNCE_FOR_S = 600
 """A deposit is given up when the provider could not be told of it for so long; it was not sent then."""
+
+UNSURE = (DaemonDown, TimedOut, Stopping, DiskFull, Internal)
+"""Answers that leave open whether flopd has built the deposit."""
 
 SENT_WITHIN_S = 60.0
 """How long opening and topping up wait for the deposit to be sent; the outbox goes on after that."""
@@ -321,7 +329,9 @@ class Channels:
                 await self._announce(row, funding)
             await self._send(row, funding)
         except DuxError as error:
-            if error.retry and now() - row.created < ANNOUNCE_FOR_S:
+            # Given up while nobody knows whether flopd has built it, its coins would stay locked for ever.
+            unsure = funding.state == "NEW" and isinstance(error, UNSURE)
+            if unsure or (error.retry and now() - row.created < ANNOUNCE_FOR_S):
                 raise
             await self._give_up(row, funding, error)
 

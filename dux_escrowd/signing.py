@@ -125,6 +125,8 @@ class Signer:
         self, connection: sqlite3.Connection, row: ChannelRow, state: SignedState, payments: Sequence[PaymentRow]
     ) -> ChannelRow:
         fresh = rows.channel(connection, row.id)
+        if fresh.state != "OPEN" and fresh.state in rules.LIVE:
+            raise NotConfirmed("the channel's deposit moved while the state was signed")
         if fresh.state != "OPEN" or fresh.seq != row.seq:
             raise ChannelClosed(f"the channel became {fresh.state} meanwhile")
         line = rules.sign(fresh.line, [payment.amount for payment in payments])

@@ -5,10 +5,16 @@ import hashlib
 import itertools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from dux_escrowd import channel as rules
+from dux_escrowd.payments import Wish
+from duxcommon.api.flopd import TxIntent
 from duxcommon.coin import script as coin_script
 from duxcommon.coin import tx as coin_tx
+from duxcommon.errors import NotConfirmed, TimedOut
 from duxcommon.money import COIN, DUST
 from tests.escrow_world import House, World, market, opened
 
@@ -104,5 +110,49 @@ def test_a_refund_that_the_chain_can_not_take_any_more_is_made_anew(tmp_path: Pa
         await to_the_lock(buyer, world, channel)
         assert world.paid_to(script) == 0, "the deposit stayed behind"
         assert desk.row(channel).state == "REFUNDED"
+
+    play(tmp_path, scenario)
+
+
+def test_a_top_up_is_not_given_up_while_flopd_may_have_built_it(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world, 2 * COIN)
+        await buyer.store.write(lambda c: c.execute("UPDATE channel SET created = created - 10000"))
+        fund, answers = buyer.flopd.fund, iter([False])
+
+        async def slow(*args: Any) -> TxIntent:
+            built = await fund(*args)
+            if next(answers, True):
+                return built
+            raise TimedOut("flopd did not answer in time")
+
+        buyer.flopd.fund = slow  # type: ignore[method-assign, assignment]
+        await buyer.services.channels.topup(channel, 5 * COIN, "more")
+        await blocks(buyer, world, 6)
+        assert buyer.services.desk.row(channel).usable > 6 * COIN
+        assert [i.state for i in buyer.flopd._intents.values()] == ["sent", "sent"], "coins stay locked"
+
+    play(tmp_path, scenario)
+
+
+def test_a_result_is_still_paid_when_a_reorg_moves_the_deposit_while_the_payment_is_signed(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        await opened(buyer, provider, world, 2 * COIN)
+        held = await buyer.services.payments.hold(Wish(provider.id, COIN, "hold", "ab" * 16), 1.0)
+        sign = buyer.flopd.sign
+
+        async def reorganised(*args: Any) -> list[str]:
+            signatures = await sign(*args)
+            world.reorg(6)
+            await buyer.look()
+            return signatures
+
+        buyer.flopd.sign = reorganised  # type: ignore[method-assign, assignment]
+        with pytest.raises(NotConfirmed):
+            await buyer.services.payments.release(held.payment.id, None, "pay")
+        buyer.flopd.sign = sign  # type: ignore[method-assign]
+        world.mine(6)
+        await buyer.look()
+        assert (await buyer.services.payments.release(held.payment.id, None, "pay")).state == "RELEASED"
 
     play(tmp_path, scenario)

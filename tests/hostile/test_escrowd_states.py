@@ -289,7 +289,7 @@ def test_a_buyer_that_never_stops_signing_can_not_keep_the_provider_from_closing
                 await stage.provider.services.payments.accept(order, None)
             return await sign(*args)
 
-        flopd.sign = slow  # type: ignore[method-assign]
+        flopd.sign = slow  # type: ignore[method-assign, assignment]
         row = stage.row
         stage.world.mine(row.lock_height - 720 - stage.world.height)
         await stage.provider.look()
