@@ -152,13 +152,24 @@ class Dealer:
 
     async def abort(self, order: dict[str, Any]) -> OrderReply | None:
         """Tell the provider to stop; its last word, or None when it gave none in time that can be read."""
-        params = {"task": order["task"]}
         try:
-            async with asyncio.timeout(ABORT_S):
-                value = await self._registry.ask(order["provider"], "task.abort", params, wait_s=ABORT_S)
-            return orders.parse_reply(value, order)
+            return orders.parse_reply(await self._abort(order), order)
         except (DuxError, TimeoutError):
             return None
+
+    async def stopped(self, order: dict[str, Any]) -> bool:
+        """Tell the provider to stop; whether it has heard that."""
+        try:
+            await self._abort(order)
+        except TimeoutError:
+            return False
+        except DuxError as error:
+            return error.name not in SILENCE
+        return True
+
+    async def _abort(self, order: dict[str, Any]) -> Any:
+        async with asyncio.timeout(ABORT_S):
+            return await self._registry.ask(order["provider"], "task.abort", {"task": order["task"]}, wait_s=ABORT_S)
 
     def _hear(self, task: TaskId, reply: OrderReply, offset: int) -> int:
         """Take progress and log of a reply; the offset to ask from next."""

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from duxcommon.api.common import Hash32, NodeId, TaskId
 from duxcommon.api.escrowd import Hold
@@ -415,10 +415,20 @@ class Buyer:
         await self._queue.commit(tasks.arrived(self._queue.get(job.id), result, receipt))
         return True
 
-    def _tell_to_stop(self, order: dict[str, object]) -> None:
-        telling: asyncio.Task[object] = asyncio.create_task(self._dealer.abort(order), name="abort")
+    def _tell_to_stop(self, order: dict[str, Any]) -> None:
+        telling: asyncio.Task[object] = asyncio.create_task(self._insist(order), name="abort")
         self._last_words.add(telling)
         telling.add_done_callback(self._last_words.discard)
+
+    async def _insist(self, order: dict[str, Any]) -> None:
+        """Tell the provider to stop until it has heard it, at most until the order's deadline.
+
+        A machine that was asleep goes on with its work when it wakes up, and would wait for its money in vain.
+        """
+        pause = FIRST_PAUSE_S
+        while not await self._dealer.stopped(order) and time.time() < order["deadline"]:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_S)
 
     async def _patiently(self, task: TaskId, call: Callable[[], Awaitable[T]]) -> T:
         """Repeat a call to escrowd until it has answered for certain."""

@@ -28,6 +28,7 @@ import asyncio
 import base64
 import hashlib
 import shutil
+import signal
 import struct
 import tempfile
 import threading
@@ -73,7 +74,7 @@ from tests.support.refusals import assert_error, refused, refused_call, unchange
 
 TEST_APPS = ROOT / "tests" / "apps"
 NOBODY = "f" * 64
-DEAR = "dear-echo"
+DEAR, SLOW = "dear-echo", "slow-echo"
 PURSE, DEPOSIT = 40, 25
 """FLOP of bob, and how much of it he can spend on his channel to alice."""
 SILENCE_S = 2
@@ -92,6 +93,7 @@ def net() -> Iterator[TestNet]:
         opened = net.call("bob", "channel.open", {"provider": provider, "amount": DEPOSIT * COIN, "key": net.key()})
         net.publish("alice", APPS / "hello-words")
         net.publish("alice", APPS / "image-upscale")
+        net.publish("alice", TEST_APPS / SLOW)
         publish_at(net, Path(folder), "90", "1.0.0")
         net.wait_channel("bob", opened["id"], "OPEN")
         yield net
@@ -400,3 +402,23 @@ def test_a_provider_that_is_not_there_is_given_up_and_not_paid(net: TestNet) -> 
         failed(net, "hello-words", b"x", ProviderSilent, f"no answer from the provider for {SILENCE_S} s")
     finally:
         net.restart("alice/taskd")
+
+
+def test_a_provider_that_falls_asleep_midway_stops_when_it_wakes_up_and_claims_nothing(net: TestNet) -> None:
+    order = net.order("bob", SLOW, b"patience", params={"seconds": 30}, retries=0)["id"]
+    wait_until(lambda: net.call("bob", "task.status", {"id": order})["progress"], 30, "the app to run")
+    net.kill("alice/registryd", signal.SIGSTOP)
+    try:
+        task = net.wait_task("bob", order)
+        assert_error(task["error"], ProviderSilent)
+    finally:
+        net.kill("alice/registryd", signal.SIGCONT)
+    wait_until(lambda: not net.call("alice", "payment.list", {"state": "ORDERED"})["payments"], 25, "alice to stop")
+    assert not net.call("alice", "payment.list", {"state": "DONE"})["payments"]
+    wait_until(lambda: _live(net), 30, "alice to be heard of again")
+    net.run_task("bob", "hello-words", b"served again")
+
+
+def _live(net: TestNet) -> bool:
+    providers = net.call("bob", "app.providers", {"app": "hello-words"})["providers"]
+    return bool(providers[0]["live"])
