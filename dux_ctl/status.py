@@ -9,6 +9,9 @@ from duxcommon.money import format_flop
 from . import exits, render
 from .control import DAEMONS, Control
 
+ENDED = ("CLOSED", "REFUNDED", "CONFLICTED")
+"""Channels that need no attention any more."""
+
 
 def _ask(control: Control, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
     try:
@@ -81,7 +84,8 @@ def text(found: dict[str, Any]) -> str:
 def _channels(channels: list[dict[str, Any]]) -> str:
     states: dict[str, int] = {}
     for channel in channels:
-        states[channel["state"]] = states.get(channel["state"], 0) + 1
+        if channel["state"] not in ENDED:
+            states[channel["state"]] = states.get(channel["state"], 0) + 1
     return ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
 
 

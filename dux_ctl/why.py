@@ -24,7 +24,7 @@ _CHANNEL = {
     "REFUND_BUILT": "the refund of its deposit is built and will be sent",
     "REFUND_SENT": "the refund of its deposit waits for confirmations",
     "REFUNDED": "the buyer has its deposit back",
-    "CONFLICTED": "its deposit was spent by another transaction; nothing can be paid from it",
+    "CONFLICTED": "no deposit stands behind it: it was never sent, or its coins were spent otherwise; nothing is lost",
 }
 
 
