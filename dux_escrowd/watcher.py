@@ -173,11 +173,13 @@ class Watcher:
         deposits = tuple(ChainDeposit(o.txid, o.vout, o.amount, o.height, o.spender_txid) for o in watched.outputs)
         spending: dict[str, list[WatchedOutput]] = {}
         for output in watched.outputs:
-            if output.spender_txid is not None and output.spender_hex is not None:
+            if output.spender_txid is not None:
                 spending.setdefault(output.spender_txid, []).append(output)
         spenders = [
             Spender(
-                contract.recognise(self._desk.escrow(row), outputs[0].spender_hex or "", deposits),
+                contract.recognise(
+                    self._desk.escrow(row), next((o.spender_hex for o in outputs if o.spender_hex), ""), deposits
+                ),
                 frozenset((o.txid, o.vout) for o in outputs),
                 outputs[0].spender_height,
             )

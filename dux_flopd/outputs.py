@@ -100,7 +100,8 @@ def watched(connection: sqlite3.Connection, ref: str, min_height: int) -> Watche
     at = tip(connection)
     now = at.height if at else found["scanned"]
     rows = connection.execute(
-        "SELECT * FROM outputs WHERE script = ? AND (height IS NULL OR height >= ? OR "
+        "SELECT txid, vout, amount, height, spender_txid, spender_height FROM outputs "
+        "WHERE script = ? AND (height IS NULL OR height >= ? OR "
         "(spender_txid IS NOT NULL AND (spender_height IS NULL OR spender_height >= ?))) "
         "ORDER BY height IS NULL, height, txid, vout",
         (found["script"], min_height, min_height),
@@ -109,11 +110,25 @@ def watched(connection: sqlite3.Connection, ref: str, min_height: int) -> Watche
         ref=ref,
         script=found["script"],
         height=max(0, min(now, found["scanned"])),
-        outputs=[_reply(row, now) for row in rows],
+        outputs=_replies(connection, rows.fetchall(), now),
     )
 
 
-def _reply(row: sqlite3.Row, now: int) -> WatchedOutput:
+def _replies(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row], now: int) -> list[WatchedOutput]:
+    """The wire form. A transaction can spend hundreds of outputs: its bytes are told with the first one alone."""
+    told: set[str] = set()
+    replies = []
+    for row in rows:
+        raw, spender = None, row["spender_txid"]
+        if spender is not None and spender not in told:
+            told.add(spender)
+            query = "SELECT spender_hex FROM outputs WHERE txid = ? AND vout = ?"
+            raw = connection.execute(query, (row["txid"], row["vout"])).fetchone()[0]
+        replies.append(_reply(row, raw, now))
+    return replies
+
+
+def _reply(row: sqlite3.Row, raw: str | None, now: int) -> WatchedOutput:
     return WatchedOutput(
         txid=row["txid"],
         vout=row["vout"],
@@ -123,7 +138,7 @@ def _reply(row: sqlite3.Row, now: int) -> WatchedOutput:
         spender_txid=row["spender_txid"],
         spender_height=row["spender_height"],
         spender_confirmations=_depth(row["spender_height"], now),
-        spender_hex=row["spender_hex"],
+        spender_hex=raw,
     )
 
 

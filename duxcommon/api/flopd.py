@@ -124,6 +124,7 @@ class WatchedOutput(Model):
     spender_height: int | None
     spender_confirmations: int
     spender_hex: Hex | None
+    """Its bytes; null at the further outputs that the same transaction spends."""
 
 
 class Watched(Model):

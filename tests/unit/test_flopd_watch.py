@@ -155,6 +155,24 @@ def test_a_block_is_read_once_however_many_scripts_are_watched(short_tmp: Path) 
     follow(short_tmp, work)
 
 
+def test_a_transaction_that_spends_hundreds_of_outputs_is_told_once(short_tmp: Path) -> None:
+    async def work(core: FakeCore, store: Store, watcher: Watcher) -> None:
+        await watcher.watch(SCRIPTS[0].hex(), "r", None)
+        gifts = [payment(SCRIPTS[0], n) for n in range(400)]
+        sweep = make_tx([(gift.id.hex(), 0) for gift in gifts], [(p2sh_script(b"mine"), 1)])
+        sweep = with_script_sigs(sweep, [bytes(220)] * len(gifts))
+        core.mine(1, *gifts)
+        core.mine(1, sweep)
+        await watcher.fresh()
+        outputs = (await watcher.watched("r", 0)).outputs
+        assert {output.spender_txid for output in outputs} == {sweep.id.hex()}
+        assert len(outputs) == 400
+        assert [output.spender_hex for output in outputs if output.spender_hex] == [serialize_tx(sweep).hex()]
+        assert outputs[0].spender_hex is not None
+
+    follow(short_tmp, work)
+
+
 def test_scripts_that_are_added_late_share_the_reading_of_old_blocks(short_tmp: Path) -> None:
     async def work(core: FakeCore, store: Store, watcher: Watcher) -> None:
         core.mine(100, *(payment(script, n) for n, script in enumerate(SCRIPTS[:50])))
