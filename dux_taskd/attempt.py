@@ -210,9 +210,9 @@ class Dealer:
         while True:
             try:
                 part = await self._registry.fetch(attempt.provider, blob, size, wait_s=5.0)
-            except DiskFull:
-                raise
             except DuxError as raw:
+                if isinstance(raw, DiskFull) and not orders.of_peer(raw):
+                    raise
                 error = orders.remote_error(raw)
                 if not error.retry:
                     raise ProviderGarbage(f"the provider does not hand over the result ({error.message})") from raw

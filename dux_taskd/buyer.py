@@ -278,13 +278,17 @@ class Buyer:
                     attempt.provider, attempt.price, task, job.key("hold"), self._settings().hold_s
                 )
                 break
-            except UNSURE as error:
-                self._note(task, f"waiting for the money: {error.message}")
-            except DuxError as error:
+            except DuxError as raw:
+                if isinstance(raw, UNSURE) and not orders.of_peer(raw):
+                    self._note(task, f"waiting for the money: {raw.message}")
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, 2.0)
+                    continue
+                error = orders.remote_error(raw) if orders.of_peer(raw) else raw
                 far = error.name in SILENCE and time.monotonic() - begun > self._settings().silence_s
                 if far or not error.retry:
                     self._asked.discard(task)
-                    raise
+                    raise error from raw
                 self._note(task, f"waiting for the money: {error.message}")
                 job = self._queue.get(task)
                 if job.cancel or job.deadline <= time.time():

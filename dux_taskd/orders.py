@@ -137,6 +137,11 @@ def provider_error(receipt: ReceiptBody) -> DuxError:
     return RemoteError(message, details={"name": clean(receipt.error)[:100]})
 
 
+def of_peer(error: DuxError) -> bool:
+    """Whether another node said it: registryd marks what comes from there, and nothing of it is certain."""
+    return "peer" in error.details
+
+
 def remote_error(error: DuxError) -> DuxError:
     """An error that came over the network, without the words that only this node may say.
 

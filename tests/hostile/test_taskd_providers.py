@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,17 @@ from dux_taskd.runtimes.base import RunResult
 from duxcommon.api.common import SignedRecord
 from duxcommon.api.manifest import Files
 from duxcommon.api.taskd import Task
-from duxcommon.errors import DiskFull, DuxError, InsufficientFunds, PeerUnreachable, PriceChanged, ProviderBusy
+from duxcommon.errors import (
+    DaemonDown,
+    DiskFull,
+    DuxError,
+    InsufficientFunds,
+    PeerUnreachable,
+    PriceChanged,
+    ProviderBusy,
+    RateLimited,
+    TimedOut,
+)
 from duxcommon.identity import Identity
 from duxcommon.records import sign_record
 from tests.taskd_kit import World, manifest, payload, world
@@ -190,6 +201,32 @@ def test_a_provider_that_is_always_busy_keeps_nobody_beyond_the_deadline(short_t
     task = refused(short_tmp, busy, deadline_s=1)
     assert task.error is not None
     assert task.error["data"]["name"] == "DeadlinePassed"
+
+
+@pytest.mark.parametrize("error", [DaemonDown, TimedOut, RateLimited, DiskFull, InsufficientFunds])
+def test_a_provider_that_refuses_a_channel_in_our_daemons_words_keeps_nobody(
+    short_tmp: Path, error: type[DuxError]
+) -> None:
+    async def run() -> None:
+        async with world(short_tmp, providers=2) as w:
+            mallory, alice = w.alices
+            hold = w.bob.escrow.hold
+
+            async def refused(**params: Any) -> Any:
+                if params["provider"] == mallory.id:
+                    raise error("not here", details={"peer": mallory.id})
+                return await hold(**params)
+
+            bound = w.bob.clients["escrowd"]._bound
+            bound["payment.hold"] = dataclasses.replace(bound["payment.hold"], call=refused)
+            w.latency = {mallory.id: 1.0, alice.id: 500.0}
+            task = await w.bob.run(deadline_s=10)
+            assert (task.state, task.attempts[0].provider) == ("DONE", mallory.id)
+            alone = await w.bob.run(key="k2", provider=mallory.id, deadline_s=2)
+            assert alone.state == "FAILED"
+            w.assert_balanced(w.bob)
+
+    asyncio.run(run())
 
 
 def test_an_endless_log_is_cut(short_tmp: Path) -> None:
