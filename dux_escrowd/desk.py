@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from duxcommon.api.escrowd import Channel
 from duxcommon.coin import fund as coin_fund
 from duxcommon.coin.params import CHAINS
 from duxcommon.db import Store
-from duxcommon.errors import DaemonDown
+from duxcommon.errors import ChainDown, DaemonDown
 from duxcommon.network import NetworkDefinition
 from duxcommon.outbox import Outbox
 
@@ -25,6 +26,8 @@ from .rows import ChannelRow
 from .settings import EscrowSettings
 
 KEPT_ESCROWS = 1024
+BLIND_S = 600.0
+"""A provider that has not heard of the chain for so long serves nobody: it could not close in time."""
 
 
 class Waiter:
@@ -93,11 +96,31 @@ class Desk:
         """Channels of which a transaction was just sent: a block may have it before the next look at all of them."""
         self.closing: set[str] = set()
         """Channels that this node is closing alone right now: a buyer that goes on signing must not prevent it."""
-        self.tip: int | None = None
+        self._tip: int | None = None
+        self.tip_told = 0.0
+        """When flopd told the tip last, on the monotonic clock."""
         self._payout: str | None = None
         self._escrows: dict[str, Escrow] = {}
         self._counted: dict[str, tuple[ChainDeposit, ...]] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @property
+    def tip(self) -> int | None:
+        """The chain's tip as flopd told it last; None until it has."""
+        return self._tip
+
+    @tip.setter
+    def tip(self, height: int) -> None:
+        self._tip, self.tip_told = height, time.monotonic()
+
+    def height_now(self) -> int:
+        """The chain's tip, for promises of work; raises ChainDown when flopd has told nothing for BLIND_S."""
+        if self._tip is not None and time.monotonic() - self.tip_told > BLIND_S:
+            raise ChainDown(
+                "the provider can't follow the chain at the moment and takes no orders",
+                hint="Try again later, or choose another provider.",
+            )
+        return self.height()
 
     def height(self) -> int:
         """The chain's tip; raises DaemonDown until flopd has told it."""

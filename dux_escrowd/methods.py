@@ -38,6 +38,7 @@ from duxcommon.errors import (
     BadStateSignature,
     BadTransition,
     BeforeLockHeight,
+    ChainDown,
     ChannelBusy,
     ChannelClosed,
     ChannelExists,
@@ -268,7 +269,7 @@ class PaymentMethods:
 
     @method(
         "payment.accept", access="daemon",
-        errors=(*STATE, ChannelBusy, NotCovered, PriceTooSmall, LockTooNear, Conflict),
+        errors=(*STATE, ChannelBusy, NotCovered, PriceTooSmall, LockTooNear, Conflict, ChainDown),
         example={"buyer": _NODE, "channel": _ID, "price": 1000, "task": "ab" * 16, "order": _ID, "state": None},
     )  # fmt: skip
     async def accept(

@@ -231,7 +231,7 @@ class Payments:
         return rows.insert_payment(connection, payment, "order", f"accept/{order.channel}/{order.task}")
 
     def _check_room(self, row: ChannelRow, deadline: int | None) -> None:
-        height = self._desk.height()
+        height = self._desk.height_now()
         left = row.lock_height - self._desk.settings.close_margin - height
         if deadline is not None:
             left -= rules.LAST_BLOCKS + max(0, deadline - now()) // self._desk.block_seconds

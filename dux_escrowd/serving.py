@@ -46,7 +46,7 @@ class Serving:
             payout_pubkey=payout,
             min_deposit=settings.min_deposit,
             max_unpaid=settings.max_unpaid,
-            height=self._desk.height(),
+            height=self._desk.height_now(),
         )
 
     def _check_keys(self, buyer: str, payout: str, buyer_pubkey: str, arbiter_pubkey: str) -> None:

@@ -21,6 +21,7 @@ from duxcommon.coin.tx import Coin
 from duxcommon.errors import (
     ArbiterRefused,
     BadStateSignature,
+    ChainDown,
     ChannelBusy,
     ChannelClosed,
     ChannelUnknown,
@@ -294,6 +295,23 @@ def test_a_buyer_that_never_stops_signing_can_not_keep_the_provider_from_closing
         stage.world.mine(row.lock_height - 720 - stage.world.height)
         await stage.provider.look()
         assert stage.row.state in ("CLOSE_BUILT", "CLOSE_SENT")
+
+    on_stage(tmp_path, scenario)
+
+
+def test_a_provider_that_cannot_follow_the_chain_takes_no_orders(tmp_path: Path) -> None:
+    async def scenario(stage: Stage) -> None:
+        serve = stage.provider.services
+        order = Order(stage.buyer.id, stage.channel, 1000, "77" * 16, "88" * 32, None)
+        serve.desk.tip_told -= 601
+        with pytest.raises(ChainDown):
+            await serve.payments.accept(order, stage.state(COIN))
+        with pytest.raises(ChainDown):
+            await serve.serving.propose(stage.buyer.id, pubkey("bob/other"), terms(stage).arbiter_pubkey)
+        # What was earned before is stored all the same.
+        assert (await stage.give(stage.state(COIN))).gross == COIN
+        await stage.provider.look()
+        assert (await serve.payments.accept(order, None)).state == "ORDERED"
 
     on_stage(tmp_path, scenario)
 
