@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from dux_ctl import wheels
+from dux_taskd import verify
+from duxcommon.bundle import MANIFEST, load_manifest
 from duxcommon.coin import settlement
 from duxcommon.coin.fund import fund_script
 from duxcommon.coin.tx import parse_tx
-from duxcommon.errors import ConfigError
+from duxcommon.errors import ConfigError, DuxError
 from duxcommon.money import COIN, format_flop
 from duxcommon.network import NetworkDefinition, load_network
 
 from .layout import lay_out, node_names
-from .main import Say, start_all
+from .main import Say, show_logs, start_all
 from .network import Devnet, DevnetError, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,23 +69,40 @@ def money(devnet: Devnet) -> Money:
 def run_demo(image: Path | None, output: Path | None) -> int:
     """The whole story; the exit status. Leaves nothing behind but the larger picture."""
     picture = image or next((APP / "sample").glob("input*"))
-    if not picture.is_file():
-        raise ConfigError(f"there is no picture {picture}", hint="make demo IMAGE=path/to/a.png")
+    _check_picture(picture)
     target = (output or Path.cwd() / "upscaled.png").absolute()
     folder = Path(tempfile.mkdtemp(prefix="dux-demo-", dir="/tmp"))
     say = Say()
-    devnet = Devnet(lay_out(folder, node_names(3)))
     try:
-        with ThreadPoolExecutor(1) as pool:
-            prepared = pool.submit(_prepare_app)
-            devnet.launch()
-            start_all(devnet, say)
-            return _story(devnet, picture, target, prepared, say)
-    except BaseException:
-        _show_logs(folder)
-        raise
+        devnet = Devnet(lay_out(folder, node_names(3)))
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                prepared = pool.submit(_prepare_app)
+                devnet.launch()
+                start_all(devnet, say)
+                return _story(devnet, picture, target, prepared, say)
+        except Exception:
+            show_logs(folder)
+            raise
+        finally:
+            devnet.down()
     finally:
-        devnet.down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_picture(picture: Path) -> None:
+    """What the app would refuse is said before anything is started. Raises ConfigError, WrongMedia, InputTooLarge."""
+    again = "Choose another: make demo IMAGE=path/to/a/picture.jpg"
+    try:
+        with picture.open("rb") as file:
+            head = file.read(verify.HEAD)
+            size = picture.stat().st_size
+    except OSError as error:
+        raise ConfigError(f"can't read the picture {picture}: {error.strerror}", hint=again) from None
+    try:
+        verify.check_input(load_manifest(APP / MANIFEST).input, size, head)
+    except DuxError as error:
+        raise ConfigError(f"{picture}: {error.message}", hint=again) from None
 
 
 def _prepare_app() -> None:
@@ -192,15 +212,3 @@ def _height_of(devnet: Devnet, txid: str) -> int:
 
 def _indent(text: str) -> str:
     return "\n".join(f"      {line}" for line in text.rstrip().splitlines())
-
-
-def _show_logs(folder: Path) -> None:
-    """The last lines of what went wrong, before the folder is removed."""
-    for log in sorted(folder.glob("*/log/*.err")) + sorted(folder.glob("chain/*.err")):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if '"info"' not in line][-5:]
-        if lines:
-            print(f"--- {log.relative_to(folder)}", *lines, sep="\n", file=sys.stderr)
-    if (folder / "supervisor.log").exists():
-        text = (folder / "supervisor.log").read_text(errors="replace").strip()
-        if text:
-            print("--- supervisor", text[-2000:], sep="\n", file=sys.stderr)

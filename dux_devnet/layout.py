@@ -14,6 +14,7 @@ import json
 import os
 import random
 import secrets
+import shutil
 import socket
 import stat
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ from duxcommon.identity import Identity
 from duxcommon.network import Member, NetworkDefinition, dump_network
 
 CHAIN = "chain"
+LAYOUT = "layout.json"
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan")
 DAEMONS = ("flopd", "registryd", "escrowd", "sandbox", "taskd", "airdropd")
 STOP_ORDER = (("taskd", "airdropd"), ("sandbox", "escrowd"), ("registryd",), ("flopd",), (CHAIN,))
@@ -39,6 +41,16 @@ SCRYPT_LOG_N = 10
 FEW_BLOCKS_S = 1.0
 QUIET_PORTS = range(20_000, 32_000)
 """Ports that no kernel hands out by itself: what is free when a devnet is laid out is still free when it starts."""
+
+
+def command_line(folder: Path, words: str) -> str:
+    """What to type for the devnet of `folder`."""
+    return f"dux-devnet {words}" if folder == default_folder() else f"dux-devnet --dir {folder} {words}"
+
+
+def default_folder() -> Path:
+    """A short path (sockets need one) of this user's own."""
+    return Path(f"/tmp/dux-devnet-{os.getuid()}")
 
 
 @dataclass
@@ -100,15 +112,16 @@ class Layout:
             "chain": vars(self.chain),
             "chain_port": self.chain_port,
         }
-        write_atomic(self.folder / "layout.json", json.dumps(value, indent=1).encode(), mode=0o600)
+        write_atomic(self.folder / LAYOUT, json.dumps(value, indent=1).encode(), mode=0o600)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """The layout in `folder`. Raises ConfigError when there is none."""
         try:
-            value = json.loads((folder / "layout.json").read_bytes())
+            value = json.loads((folder / LAYOUT).read_bytes())
         except FileNotFoundError:
-            raise ConfigError(f"there is no devnet in {folder}", hint="Make one with `dux-devnet up`.") from None
+            up = command_line(folder, "up")
+            raise ConfigError(f"there is no devnet in {folder}", hint=f"Make one with `{up}`.") from None
         return cls(folder, value["nodes"], value["node_ids"], ChainChoice(**value["chain"]), value["chain_port"])
 
 
@@ -141,7 +154,7 @@ def prepare_folder(folder: Path) -> None:
     if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid() or info.st_mode & 0o077:
         raise ConfigError(f"{folder} belongs to somebody else or may be read by others", hint="Choose another --dir.")
     if any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty", hint="`dux-devnet down` removes an old devnet.")
+        raise ConfigError(f"{folder} is not empty", hint="Choose another --dir, or empty it.")
 
 
 def _write_yaml(path: Path, value: dict[str, Any]) -> None:
@@ -159,8 +172,16 @@ def lay_out(
     `overrides` maps `node/daemon` or `*/daemon` to settings that replace the defaults. The last node
     arbitrates; the guardians are all nodes but at most 5, a majority of them signs.
     """
-    chain = chain or ChainChoice()
     prepare_folder(folder)
+    try:
+        return _fill(folder, nodes, chain or ChainChoice(), overrides or {})
+    except BaseException:
+        # Half a devnet could be neither started nor taken down.
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _fill(folder: Path, nodes: list[str], chain: ChainChoice, overrides: dict[str, dict[str, Any]]) -> Layout:
     (folder / CHAIN).mkdir()
     members: dict[str, tuple[Member, Member]] = {}
     identities: dict[str, Identity] = {}
@@ -191,7 +212,7 @@ def lay_out(
     for node in guardians:
         network = network.signed_by(identities[node])
     write_atomic(folder / "network.yaml", dump_network(network).encode())
-    layout = Layout(folder, nodes, {n: i.node_id for n, i in identities.items()}, chain, free_port(), overrides or {})
+    layout = Layout(folder, nodes, {n: i.node_id for n, i in identities.items()}, chain, free_port(), overrides)
     for node in nodes:
         for daemon in DAEMONS:
             settings = _settings(layout, node, daemon, dht_ports[node])

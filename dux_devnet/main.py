@@ -1,19 +1,17 @@
 """`dux-devnet`: a whole private network on this machine, for trying out and for tests."""
 
 import argparse
-import contextlib
 import json
-import os
-import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from duxcommon.errors import DaemonDown, DuxError, NotFound
+from duxcommon.errors import ConfigError, DaemonDown, DuxError, InvalidParams, NotFound
 from duxcommon.money import format_flop, parse_flop
 
-from .layout import Layout, lay_out, node_names
+from .layout import LAYOUT, Layout, command_line, default_folder, lay_out, node_names
 from .network import Devnet, wait_until
 
 EXAMPLES = """\
@@ -27,49 +25,83 @@ examples:
 CONFIRMED_S = 15.0
 
 
-def default_folder() -> Path:
-    """$DUX_DEVNET_DIR, else a short path (sockets need one) of this user's own."""
-    return Path(os.environ.get("DUX_DEVNET_DIR") or f"/tmp/dux-devnet-{os.getuid()}")
+class Parser(argparse.ArgumentParser):
+    """Names the command to ask for help when the command line is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave."""
+        self.exit(2, f"{self.prog}: {message}\nTry `{self.prog} --help`.\n")
+
+
+def _amount(text: str) -> int:
+    try:
+        return parse_flop(text)
+    except InvalidParams as error:
+        raise argparse.ArgumentTypeError(f"{error.message}. {error.hint}") from None
+
+
+def _between(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {least} to {most}")
+        return int(text)
+
+    return parse
 
 
 def build_parser() -> argparse.ArgumentParser:
     """What can be written on the command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="dux-devnet", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--dir",
-        type=Path,
-        default=default_folder(),
-        help="its folder (default: $DUX_DEVNET_DIR or %(default)s)",
+        "--dir", type=Path, default=default_folder(), help="where everything lies (default: %(default)s)"
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    up = commands.add_parser("up", help="make and start a devnet")
-    up.add_argument("--nodes", type=int, default=3, choices=range(3, 31), metavar="3..30")
+
+    def command(name: str, text: str, example: str) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: dux-devnet {example}"
+        )
+
+    up = command("up", "make and start a devnet", "up --nodes 5")
+    up.add_argument(
+        "--nodes", type=_between(3, 30), default=3, metavar="N", help="how many nodes, 3 to 30 (default: 3)"
+    )
     up.add_argument("--foreground", action="store_true", help="stay until Ctrl-C, then remove everything")
-    status = commands.add_parser("status", help="show what runs")
-    status.add_argument("--json", action="store_true")
-    down = commands.add_parser("down", help="stop everything and remove the folder")
+    status = command("status", "show what runs", "status")
+    status.add_argument("--json", action="store_true", help="print JSON")
+    down = command("down", "stop everything and remove the folder", "down")
     down.add_argument("--keep", action="store_true", help="leave the folder with logs and databases")
-    path = commands.add_parser("path", help="print a node's socket folder, for DUXNET_RUN_DIR")
-    path.add_argument("node")
-    faucet = commands.add_parser("faucet", help="give a node coins of the trial chain (they have no value)")
-    faucet.add_argument("node")
-    faucet.add_argument("amount", type=parse_flop, metavar="FLOP")
-    mine = commands.add_parser("mine", help="add blocks to the trial chain")
-    mine.add_argument("blocks", type=int)
-    demo = commands.add_parser("demo", help="the first paid call, from publishing to the settled payment")
-    demo.add_argument("--image", type=Path, help="your own picture (PNG, JPEG or WebP)")
-    demo.add_argument("--output", type=Path, help="where the larger picture goes (default: beside you, upscaled.png)")
+    path = command("path", "print a node's socket folder, for DUXNET_RUN_DIR", "path bob")
+    path.add_argument("node", help="such as alice, bob or carol")
+    faucet = command("faucet", "give a node coins of the trial chain (they have no value)", "faucet bob 50")
+    faucet.add_argument("node", help="such as alice, bob or carol")
+    faucet.add_argument("amount", type=_amount, metavar="FLOP", help="how much")
+    mine = command("mine", "add blocks to the trial chain", "mine 6")
+    mine.add_argument("blocks", type=_between(1, 20_000), help="how many")
+    demo = command("demo", "the first paid call, from publishing to the settled payment", "demo --image photo.jpg")
+    demo.add_argument("--image", type=Path, metavar="FILE", help="your own picture (PNG, JPEG or WebP)")
+    demo.add_argument("--output", type=Path, metavar="FILE", help="where the larger picture goes")
     return parser
+
+
+ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""A terminal that closes must clean up like Ctrl-C does."""
+
+
+def _interrupt(*_: object) -> NoReturn:
+    # A second Ctrl-C must not stop the cleaning up that the first one begins.
+    for kind in ENDINGS:
+        signal.signal(kind, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     args = build_parser().parse_args(argv)
-    # A terminal that closes must clean up like Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.default_int_handler)
+    for kind in ENDINGS:
+        signal.signal(kind, _interrupt)
     try:
         if args.command == "demo":
             from .demo import run_demo
@@ -77,11 +109,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             return run_demo(args.image, args.output)
         return COMMANDS[args.command](args)
     except DuxError as error:
-        print(f"dux-devnet: {error.message}\n  {error.hint}", file=sys.stderr)
+        print("\n  ".join([f"dux-devnet: {error.message}", *error.hint.splitlines()]), file=sys.stderr)
         return 4 if error.retry else 1
     except KeyboardInterrupt:
-        print("\ndux-devnet: interrupted; everything was stopped and removed", file=sys.stderr)
+        removed = "; everything was stopped and removed" if args.command in ("up", "demo") else ""
+        print(f"\ndux-devnet: interrupted{removed}", file=sys.stderr)
         return 130
+
+
+def show_logs(folder: Path) -> None:
+    """The last lines of what went wrong, before the folder is removed."""
+    for log in sorted(folder.glob("*/log/*.err")) + sorted(folder.glob("chain/*.err")):
+        lines = [line for line in log.read_text(errors="replace").splitlines() if '"info"' not in line][-5:]
+        if lines:
+            print(f"--- {log.relative_to(folder)}", *lines, sep="\n", file=sys.stderr)
+    if (folder / "supervisor.log").exists():
+        text = (folder / "supervisor.log").read_text(errors="replace").strip()
+        if text:
+            print("--- supervisor", text[-2000:], sep="\n", file=sys.stderr)
 
 
 def start_all(devnet: Devnet, say: Callable[[str], None]) -> None:
@@ -108,26 +153,44 @@ class Say:
 
 
 def _up(args: argparse.Namespace) -> int:
+    if (args.dir / LAYOUT).exists():
+        _refuse_second(args.dir)
     layout = lay_out(args.dir, node_names(args.nodes))
     devnet = Devnet(layout)
     say = Say()
     try:
         devnet.launch(detached=True)
         start_all(devnet, say)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, Exception):
+            show_logs(args.dir)
         devnet.down(remove=True)
         raise
     say("ready")
     print(f"\nPrivate trial network in {args.dir}; its coins have no value.")
     for node in layout.nodes:
         print(f"  {node:<8} export DUXNET_RUN_DIR={layout.run_dir(node)}")
-    print("Stop and remove it with `dux-devnet down`.")
-    if args.foreground:
-        try:
-            signal.pause()
-        finally:
-            devnet.down()
+    if not args.foreground:
+        print(f"Stop and remove it with `{command_line(args.dir, 'down')}`.")
+        return 0
+    print("Ctrl-C stops and removes it.", flush=True)
+    try:
+        signal.pause()
+    finally:
+        devnet.down()
     return 0
+
+
+def _refuse_second(folder: Path) -> None:
+    down = command_line(folder, "down")
+    try:
+        Devnet(Layout.load(folder)).status()
+    except DaemonDown:
+        raise ConfigError(f"an old devnet lies in {folder}", hint=f"Remove it with `{down}`.") from None
+    status = command_line(folder, "status")
+    raise ConfigError(
+        f"a devnet runs in {folder} already", hint=f"Use it (`{status}` shows it), or remove it with `{down}`."
+    )
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -144,13 +207,10 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
-    layout = Layout.load(args.dir)
-    try:
-        Devnet(layout).down(remove=not args.keep)
-    except DaemonDown:
-        # The supervisor is gone already; what it left is only files.
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(args.dir)
+    if not (args.dir / LAYOUT).exists():
+        print(f"there is no devnet in {args.dir}: nothing to stop")
+        return 0
+    Devnet(Layout.load(args.dir)).down(remove=not args.keep)
     print(f"stopped{'' if args.keep else ' and removed'}: {args.dir}")
     return 0
 

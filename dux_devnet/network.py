@@ -1,6 +1,5 @@
 """A running devnet as a Python object: starts the supervisor, talks to it, gives clients to the daemons."""
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,7 +17,7 @@ from duxcommon.coin.params import CHAINS
 from duxcommon.coin.script import address_of, p2sh_script
 from duxcommon.errors import DaemonDown, DuxError
 
-from .layout import CHAIN, Layout
+from .layout import CHAIN, Layout, command_line
 
 COMMAND_S = 120.0
 END_S = 60.0
@@ -69,8 +68,9 @@ class Devnet:
                 connection.sendall(json.dumps({"op": op, **arguments}).encode() + b"\n")
                 reply: dict[str, Any] = json.loads(connection.makefile("rb").readline() or b"{}")
             except (OSError, ValueError) as error:
+                up = command_line(self.layout.folder, "up")
                 raise DaemonDown(
-                    f"no devnet answers in {self.layout.folder}: {error}", hint="Start one with `dux-devnet up`."
+                    f"the devnet in {self.layout.folder} does not run: {error}", hint=f"Start a new one with `{up}`."
                 ) from None
         if "error" in reply:
             raise DevnetError(reply["error"])
@@ -78,9 +78,13 @@ class Devnet:
 
     def down(self, *, remove: bool = True) -> None:
         """End all daemons and the supervisor, wait until they are gone, and remove the folder."""
-        with contextlib.suppress(DaemonDown):
+        try:
             pid = int(self.command("down")["pid"])
             self._wait_gone(pid)
+        except DaemonDown:
+            # Interrupted before it listened: nobody but us can tell it to end.
+            if self._supervisor is not None:
+                self._supervisor.terminate()
         if self._supervisor is not None:
             self._supervisor.wait(END_S)
             self._supervisor = None
@@ -170,7 +174,7 @@ class Devnet:
         finally:
             connection.close()
         if reply.get("error"):
-            raise DevnetError(f"{method}: {reply['error']['message']}")
+            raise DevnetError(f"{method}: {reply['error']['message']}", hint="The trial chain refused that.")
         return reply["result"]
 
     def mine(self, blocks: int) -> None:
