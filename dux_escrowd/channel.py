@@ -339,7 +339,8 @@ def top_up(line: Line, pending: int, price: int, cap: int) -> int:
     """
     missing = line.gross + line.held + price - pending
     room = cap - pending
-    if missing > room:
+    # An output below MIN_INPUT would not count: it would be made again and again.
+    if missing > room or room < MIN_INPUT:
         return 0
     return min(room, max(missing, CALLS_AHEAD * price, LEAST))
 

@@ -224,11 +224,12 @@ class Channels:
     def _check_terms(self, terms: ProviderTerms, amount: int, height: int, own_payout: str) -> None:
         if terms.payout_pubkey == own_payout:
             raise TermsRefused("the provider is this node itself", hint="Buy from another node.")
-        if amount < terms.min_deposit:
+        # A smaller output is not counted as a deposit and not worth taking back, whatever the provider asks for.
+        least = max(terms.min_deposit, rules.MIN_INPUT)
+        if amount < least:
             raise DepositTooSmall(
-                f"the provider asks for at least {format_flop(terms.min_deposit)} FLOP, "
-                f"{format_flop(amount)} FLOP were offered",
-                details={"min_deposit": terms.min_deposit, "amount": amount},
+                f"the provider asks for at least {format_flop(least)} FLOP, {format_flop(amount)} FLOP were offered",
+                details={"min_deposit": least, "amount": amount},
             )
         if abs(terms.height - height) > MAX_HEIGHT_GAP:
             raise LockTooFar(
@@ -267,11 +268,16 @@ class Channels:
             if row.tax_bps != self._desk.tax_bps:
                 raise BadTransition("the channel carries a tax that is no longer in force; close it and open another")
             cap = self._desk.settings.deposit_cap
-            if row.pending + amount > cap:
+            seen = {(d.txid, d.vout) for d in self._desk.store.read(lambda c: rows.deposits(c, channel_id))}
+            sent = [f for f in self._desk.store.read(lambda c: rows.fundings(c, channel_id)) if f.state != "LOST"]
+            needed = row.pending + amount + sum(f.amount for f in sent if (f.txid, f.vout) not in seen)
+            if needed > cap:
                 raise DepositCapReached(
-                    f"the channel would hold {format_flop(row.pending + amount)} FLOP, the cap is {format_flop(cap)}",
-                    details={"needed": row.pending + amount, "cap": cap},
+                    f"the channel would hold {format_flop(needed)} FLOP, the cap is {format_flop(cap)}",
+                    details={"needed": needed, "cap": cap},
                 )
+            if len(sent) >= rules.MAX_DEPOSITS:
+                raise BadTransition(f"the channel has {len(sent)} deposits already; close it and open another")
             if amount < rules.MIN_INPUT:
                 raise DepositTooSmall(f"a top-up is at least {format_flop(rules.MIN_INPUT)} FLOP")
             funding_id = await self._add_funding(row, amount, key)

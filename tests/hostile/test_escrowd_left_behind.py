@@ -11,10 +11,11 @@ import pytest
 
 from dux_escrowd import channel as rules
 from dux_escrowd.payments import Wish
+from duxcommon.api.escrowd import ProviderTerms
 from duxcommon.api.flopd import TxIntent
 from duxcommon.coin import script as coin_script
 from duxcommon.coin import tx as coin_tx
-from duxcommon.errors import NotConfirmed, TimedOut
+from duxcommon.errors import BadTransition, DepositCapReached, DepositTooSmall, NotConfirmed, TimedOut
 from duxcommon.money import COIN, DUST
 from tests.escrow_world import House, World, market, opened
 
@@ -154,5 +155,62 @@ def test_a_result_is_still_paid_when_a_reorg_moves_the_deposit_while_the_payment
         world.mine(6)
         await buyer.look()
         assert (await buyer.services.payments.release(held.payment.id, None, "pay")).state == "RELEASED"
+
+    play(tmp_path, scenario)
+
+
+def test_no_deposit_is_made_that_would_be_too_small_to_count_or_to_come_back(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        propose = buyer.peers.propose
+
+        async def modest(*args: Any) -> ProviderTerms:
+            return (await propose(*args)).model_copy(update={"min_deposit": 0})
+
+        buyer.peers.propose = modest  # type: ignore[method-assign]
+        for amount in (0, 1, DUST, rules.MIN_INPUT - 1):
+            with pytest.raises(DepositTooSmall):
+                await buyer.services.channels.open(provider.id, amount, f"open/{amount}")
+        assert world.txs == {}
+        assert buyer.flopd._intents == {}
+
+    play(tmp_path, scenario)
+
+
+def test_top_ups_that_are_on_their_way_count_towards_the_cap(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world, 8 * COIN)
+        await buyer.services.channels.topup(channel, 8 * COIN, "one")
+        with pytest.raises(DepositCapReached):
+            await buyer.services.channels.topup(channel, 8 * COIN, "two")
+        assert (await buyer.services.channels.topup(channel, 8 * COIN, "one")).id == channel
+
+    play(tmp_path, scenario)
+
+
+def test_no_deposit_is_made_beyond_those_that_count(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world, 2 * COIN)
+        for number in range(rules.MAX_DEPOSITS - 1):
+            await buyer.services.channels.topup(channel, COIN, f"more/{number}")
+            await blocks(buyer, world, 1)
+        with pytest.raises(BadTransition):
+            await buyer.services.channels.topup(channel, COIN, "too many")
+        await blocks(buyer, world, 6)
+        assert buyer.services.desk.row(channel).usable > 16 * COIN
+
+    play(tmp_path, scenario)
+
+
+def test_a_channel_that_is_a_trifle_below_the_cap_is_replaced_and_not_topped_up_in_vain(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world, 20 * COIN - DUST)
+        wish = Wish(provider.id, 20 * COIN - DUST // 2, "hold", "ab" * 16)
+        with pytest.raises(NotConfirmed):
+            await buyer.services.payments.hold(wish, 0.0)
+        await blocks(buyer, world, 6)
+        await provider.look()
+        held = await buyer.services.payments.hold(wish, 1.0)
+        assert held.payment.channel != channel
+        assert len(buyer.flopd._intents) == 2, "a deposit was made that does not count"
 
     play(tmp_path, scenario)

@@ -55,6 +55,7 @@ def test_a_first_deposit_takes_the_price_and_keeps_the_cap(price: int, cap: int,
 def test_a_top_up_makes_room_for_the_price_and_keeps_the_cap(gross: int, held: int, pending: int, price: int) -> None:
     line = Line(role="buyer", state="OPEN", usable=pending, gross=min(gross, pending), held=min(held, pending))
     extra = rules.top_up(line, pending, price, 20 * COIN)
+    assert extra == 0 or extra >= rules.MIN_INPUT, "the deposit would not count"
     if extra:
         assert pending + extra - line.gross - line.held >= price
         assert pending + extra <= 20 * COIN
