@@ -302,7 +302,7 @@ class Provider:
                 payload = await self._input(run, served.manifest)
                 runtime = self._runtimes[served.manifest.runtime]
                 return await runtime.run(
-                    order.task,
+                    run.work_id,
                     served.manifest,
                     served.bundle,
                     payload,
@@ -411,7 +411,7 @@ class Provider:
             if served.manifest.runtime == "http":
                 # Whether the owner's API was called already is not known; calling it twice could do harm.
                 raise ProviderRestarted("the provider restarted while it worked on the order")
-            await self._runtimes[served.manifest.runtime].kill(run.order.task)
+            await self._runtimes[served.manifest.runtime].kill(run.work_id)
         except DuxError as error:
             await self._end(run, _failure(error))
             return

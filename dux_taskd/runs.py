@@ -5,6 +5,7 @@ in a third one that many runs share; telling it twice does no harm.
 """
 
 import asyncio
+import hashlib
 import sqlite3
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -65,6 +66,11 @@ class Run:
     @property
     def key(self) -> Key:
         return (self.buyer, self.order.task)
+
+    @property
+    def work_id(self) -> TaskId:
+        """Its name in the sandbox. Buyers choose task ids, and one may have learnt another's."""
+        return hashlib.sha256(f"{self.buyer}/{self.order.task}".encode()).hexdigest()[:32]
 
     @property
     def over(self) -> bool:

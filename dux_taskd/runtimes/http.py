@@ -1,6 +1,6 @@
 """Runtime `http`: the provider's own API on this machine's loopback.
 
-One POST a call: the body is the input, `X-Dux-Params` holds the parameters as JSON, `X-Dux-Task` the task's id; the
+One POST a call: the body is the input, `X-Dux-Params` holds the parameters as JSON, `X-Dux-Task` an id of the task; the
 body of a 2xx answer is the output. Nothing else than loopback is ever contacted, whatever a manifest or an answer says.
 """
 

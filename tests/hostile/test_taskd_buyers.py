@@ -171,11 +171,11 @@ def test_the_same_order_sent_again_and_again_runs_once(short_tmp: Path) -> None:
             # Signed anew, as after a restart of the buyer: still the same order.
             again = sign_record(w.bob.identity, "order", NETWORK.id, 99, record["body"]).model_dump()
             assert await send(w, again) == replies[0]
-            assert w.alices[0].runtime.runs == [TASK]
+            assert len(w.alices[0].runtime.runs) == 1
             assert w.alices[0].escrow.calls.count("accept") == 1
             await w.alices[0].restart()
             assert await send(w, record) == replies[0]
-            assert w.alices[0].runtime.runs == [TASK]
+            assert len(w.alices[0].runtime.runs) == 1
 
     asyncio.run(run())
 
@@ -193,7 +193,7 @@ def test_an_order_that_was_paid_and_forgotten_is_not_done_again_for_nothing(shor
             await alice.daemon.ledger.prune(2**40)
             with pytest.raises(OrderRefused):
                 await send(w, record)
-            assert alice.runtime.runs == [TASK]
+            assert len(alice.runtime.runs) == 1
             assert [p.state for p in alice.escrow.payments.values()] == ["DONE"]
 
     asyncio.run(run())
@@ -206,7 +206,24 @@ def test_another_order_under_the_same_task_is_refused(short_tmp: Path) -> None:
             await send(w, sign(order, w.bob.identity))
             with pytest.raises(Conflict):
                 await send(w, sign({**order, "params": '{"n":1}'}, w.bob.identity))
-            assert w.alices[0].runtime.runs == [TASK]
+            assert len(w.alices[0].runtime.runs) == 1
+
+    asyncio.run(run())
+
+
+def test_a_buyer_that_orders_under_anothers_task_id_does_not_meet_its_work(short_tmp: Path) -> None:
+    async def run() -> None:
+        async with world(short_tmp) as w:
+            alice = w.alices[0]
+            await send(w, sign(await body(w), w.bob.identity))
+            w.escrows[MALLORY.node_id] = w.bob.escrow
+            order = await body(w, {"params": '{"n":1}', "channel": "d" * 64}, hold=False)
+            reply = await send(w, sign(order, MALLORY), peer=MALLORY.node_id)
+            assert reply["state"] == "done"
+            assert len(set(alice.runtime.runs)) == 2, "the sandbox would take both for one task"
+            for peer in (w.bob.id, MALLORY.node_id):
+                seen = await alice.rpc_in.call_raw("task.poll", {"task": TASK}, peer=peer)
+                assert seen["state"] == "done"
 
     asyncio.run(run())
 
