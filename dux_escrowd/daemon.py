@@ -1,6 +1,8 @@
 """dux-escrowd put together."""
 
+import asyncio
 import contextlib
+import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +17,8 @@ from .ports import Flopd, Peers
 from .schema import MIGRATIONS
 from .services import Services
 from .settings import EscrowSettings
+
+WRITE_OFF_EVERY_S = 600
 
 
 class EscrowDaemon(Daemon):
@@ -37,6 +41,7 @@ class EscrowDaemon(Daemon):
         self.spawn(self.services.watcher.run(), "follow the chain")
         self.spawn(self.services.watcher.run_sent(), "follow what was sent")
         self.spawn(events.run(), "event log")
+        self.spawn(self._write_off(), "write off")
         self.services.pusher.start()
 
     async def stop(self) -> None:
@@ -44,6 +49,16 @@ class EscrowDaemon(Daemon):
             await self.services.stop()
         if hasattr(self, "store"):
             await self.store.close()
+
+    async def _write_off(self) -> None:
+        while True:
+            try:
+                given_up = await self.services.payments.write_off(int(time.time()) - self.settings.write_off_h * 3600)
+                if given_up:
+                    self.log.warning("results were never paid for", extra={"payments": given_up})
+            except DuxError as error:
+                self.log.info("unpaid results could not be looked through", extra={"why": error.message})
+            await asyncio.sleep(WRITE_OFF_EVERY_S)
 
     def _check_arbiters(self, settings: EscrowSettings) -> None:
         if not set(settings.arbiters) <= {member.pubkey for member in self.network.arbiters}:

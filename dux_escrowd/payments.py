@@ -271,6 +271,22 @@ class Payments:
         hit("refund-committed")
         return payment
 
+    async def write_off(self, before: int) -> int:
+        """Give up what was delivered before then (Unix seconds) and never paid; how many payments.
+
+        A buyer that gave up on a call just before its result came would otherwise find its channel busy for ever.
+        """
+
+        def commit(connection: sqlite3.Connection) -> int:
+            late = rows.unpaid_since(connection, before)
+            for payment in late:
+                row = rows.channel(connection, payment.channel)
+                rows.keep_line(connection, row, rules.unreserve(row.line, payment.amount))
+                rows.move_payment(connection, payment, "refund", reason="the buyer never paid for the result")
+            return len(late)
+
+        return await self._desk.store.write(commit)
+
     # --- both ------------------------------------------------------------------------------------------------------
 
     def _own(self, payment_id: str, role: str) -> PaymentRow:

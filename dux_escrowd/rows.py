@@ -426,6 +426,12 @@ def insert_payment(connection: sqlite3.Connection, row: PaymentRow, event: Payme
     return replace(row, n=cursor.lastrowid or 0)
 
 
+def unpaid_since(connection: sqlite3.Connection, before: int) -> list[PaymentRow]:
+    """As a provider: payments for results that were delivered before then (Unix seconds) and never paid."""
+    late = "SELECT 1 FROM transition WHERE key = payment.id || '/done' AND time < ?"
+    return _payments(connection, f"role = 'provider' AND state = 'DONE' AND EXISTS ({late})", (before,))
+
+
 def move_payment(
     connection: sqlite3.Connection, row: PaymentRow, event: PaymentEvent, key: str | None = None, **changes: Any
 ) -> PaymentRow:

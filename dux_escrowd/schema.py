@@ -84,4 +84,7 @@ CREATE TABLE transition (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS = (_TABLES + BOOKS_TABLES + OUTBOX_TABLE,)
+MIGRATIONS = (
+    _TABLES + BOOKS_TABLES + OUTBOX_TABLE,
+    "CREATE INDEX payment_delivered ON payment (id) WHERE role = 'provider' AND state = 'DONE';",
+)

@@ -20,6 +20,8 @@ class EscrowSettings(Settings):
     """As a provider: least that a buyer must be able to sign away. Below 0.20 FLOP the tax is more than 5 %."""
     max_unpaid: Annotated[int, Field(ge=1, le=1000)] = 1
     """As a provider: how many ordered and unpaid calls one buyer may have open."""
+    write_off_h: Annotated[int, Field(ge=1, le=8760)] = 24
+    """As a provider: after so many hours a result that was never paid for is given up, and its place is free again."""
     max_channels: Annotated[int, Field(ge=1, le=1000)] = 8
     """As a provider: how many channels one buyer may have with this node at a time."""
     lock_blocks: Annotated[int, Field(ge=146, le=100_000)] = 10_080

@@ -1,6 +1,7 @@
 """Payments over the real services and database, with a model of chain and wire."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -328,6 +329,25 @@ def test_an_order_that_failed_is_not_charged_and_makes_room_again(tmp_path: Path
         with pytest.raises(BadTransition):
             await provider.services.payments.done(channel, task(1), "cd" * 32)
         await buyer.services.payments.refund(held.payment.id, "it failed", "back")
+        row = provider.services.desk.row(channel)
+        assert (row.held, row.open) == (0, 0)
+        await serve(buyer, provider, await hold(buyer, provider, COIN, 2))
+
+    play(tmp_path, scenario)
+
+
+def test_a_result_that_is_never_paid_for_blocks_the_buyer_for_a_day_and_not_for_ever(tmp_path: Path) -> None:
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world)
+        held = await hold(buyer, provider, COIN, 1)
+        await accept(buyer, provider, held)
+        await provider.services.payments.done(channel, task(1), "cd" * 32)
+        await buyer.services.payments.refund(held.payment.id, "gave up", "back")
+        now = int(time.time())
+        assert await provider.services.payments.write_off(now - 60) == 0
+        assert provider.services.desk.row(channel).held == COIN
+        assert await provider.services.payments.write_off(now + 60) == 1
+        assert await provider.services.payments.write_off(now + 60) == 0
         row = provider.services.desk.row(channel)
         assert (row.held, row.open) == (0, 0)
         await serve(buyer, provider, await hold(buyer, provider, COIN, 2))
