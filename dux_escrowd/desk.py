@@ -97,7 +97,7 @@ class Desk:
         self.closing: set[str] = set()
         """Channels that this node is closing alone right now: a buyer that goes on signing must not prevent it."""
         self._tip: int | None = None
-        self.tip_told = 0.0
+        self.tip_told = time.monotonic()
         """When flopd told the tip last, on the monotonic clock."""
         self._payout: str | None = None
         self._escrows: dict[str, Escrow] = {}
