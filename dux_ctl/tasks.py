@@ -140,6 +140,9 @@ def _save(control: Control, args: argparse.Namespace, task: dict[str, Any]) -> N
     if args.output is not None:
         args.output.write_bytes(data)
         control.note(f"result: {args.output} ({len(data)} bytes)")
+        media = task["result"]["media"]
+        if mimetypes.guess_type(args.output.name)[0] not in (media, None) and media != "application/octet-stream":
+            control.note(f"its name says otherwise, but it is {media}")
     elif not control.as_json:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
@@ -184,7 +187,7 @@ def run_task(args: argparse.Namespace, control: Control) -> int:
     if args.detach:
         control.emit_reply("task.run", task)
         return exits.OK
-    control.note(f"task {task['id']} (follow it again with `dux-ctl task status {task['id']}`)")
+    control.note(f"task {task['id']} (after Ctrl-C: `dux-ctl task result {task['id']}`)")
     return _finish(control, args, follow(control, task))
 
 

@@ -28,6 +28,8 @@ from .network import Devnet, DevnetError, wait_until
 ROOT = Path(__file__).resolve().parent.parent
 APP = ROOT / "apps" / "image-upscale"
 SELLER, BUYER = "alice", "bob"
+SUFFIXES = {"image/png": ".png", "image/jpeg": ".jpg", "image/webp": ".webp"}
+"""The app answers in the format in which it was asked."""
 PURSE = 100
 """FLOP of the trial chain that bob gets from its faucet."""
 
@@ -69,8 +71,8 @@ def money(devnet: Devnet) -> Money:
 def run_demo(image: Path | None, output: Path | None) -> int:
     """The whole story; the exit status. Leaves nothing behind but the larger picture."""
     picture = image or next((APP / "sample").glob("input*"))
-    _check_picture(picture)
-    target = (output or Path.cwd() / "upscaled.png").absolute()
+    media = _check_picture(picture)
+    target = (output or Path.cwd() / f"upscaled{SUFFIXES[media]}").absolute()
     folder = Path(tempfile.mkdtemp(prefix="dux-demo-", dir="/tmp"))
     say = Say()
     try:
@@ -90,8 +92,8 @@ def run_demo(image: Path | None, output: Path | None) -> int:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_picture(picture: Path) -> None:
-    """What the app would refuse is said before anything is started. Raises ConfigError, WrongMedia, InputTooLarge."""
+def _check_picture(picture: Path) -> str:
+    """The picture's media type. What the app would refuse is said before anything is started. Raises ConfigError."""
     again = "Choose another: make demo IMAGE=path/to/a/picture.jpg"
     try:
         with picture.open("rb") as file:
@@ -100,7 +102,7 @@ def _check_picture(picture: Path) -> None:
     except OSError as error:
         raise ConfigError(f"can't read the picture {picture}: {error.strerror}", hint=again) from None
     try:
-        verify.check_input(load_manifest(APP / MANIFEST).input, size, head)
+        return verify.check_input(load_manifest(APP / MANIFEST).input, size, head)
     except DuxError as error:
         raise ConfigError(f"{picture}: {error.message}", hint=again) from None
 

@@ -82,7 +82,12 @@ def build_parser() -> argparse.ArgumentParser:
     mine.add_argument("blocks", type=_between(1, 20_000), help="how many")
     demo = command("demo", "the first paid call, from publishing to the settled payment", "demo --image photo.jpg")
     demo.add_argument("--image", type=Path, metavar="FILE", help="your own picture (PNG, JPEG or WebP)")
-    demo.add_argument("--output", type=Path, metavar="FILE", help="where the larger picture goes")
+    demo.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="where the larger picture goes (default: upscaled.png, or .jpg, .webp as the picture is)",
+    )
     return parser
 
 

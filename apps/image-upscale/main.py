@@ -1,4 +1,7 @@
-"""Enlarge one PNG, JPEG or WebP picture 2–4 times: Lanczos, then a modest sharpening; the result is a PNG.
+"""Enlarge one PNG, JPEG or WebP picture 2–4 times: Lanczos, then a modest sharpening.
+
+The result has the format of the input unless the parameters say otherwise: a photograph that came as a JPEG would be
+ten times as large as a PNG.
 
 Usage: main.py INPUT PARAMS.JSON OUTPUT.  Exit codes: 64 bad parameters, 65 bad picture, 73 result too large;
 the last line on stderr says why.
@@ -16,6 +19,9 @@ from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 BAD_PARAMS, BAD_INPUT, TOO_LARGE = 64, 65, 73
 MAX_OUTPUT_PIXELS = 50_000_000
 MAX_OUTPUT_BYTES = 64 * 1024 * 1024
+FORMATS: dict[str, dict[str, int]] = {"png": {}, "jpeg": {"quality": 92}, "webp": {"quality": 90, "method": 2}}
+"""Format → how it is written; the same every time, so that the result is."""
+WEBP_SIDE = 16_383
 BAND_ROWS = 64
 """Source rows that are worked on at once: memory stays near one result, and progress is real."""
 MARGIN_ROWS = 8
@@ -30,22 +36,39 @@ class Refused(Exception):
         self.code = code
 
 
-def read_factor(path: Path) -> int:
-    """The enlargement, 2 where nothing is said."""
+def read_params(path: Path) -> tuple[int, str | None]:
+    """The enlargement, 2 where nothing is said, and the format that was asked for."""
     try:
         params = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     except (ValueError, RecursionError):
         raise Refused(BAD_PARAMS, "the parameters are not JSON") from None
-    if not isinstance(params, dict) or set(params) - {"factor"}:
-        raise Refused(BAD_PARAMS, "the only parameter is 'factor'")
+    if not isinstance(params, dict) or set(params) - {"factor", "format"}:
+        raise Refused(BAD_PARAMS, "the only parameters are 'factor' and 'format'")
     factor = params.get("factor", 2)
     if type(factor) is not int or not 2 <= factor <= 4:
         raise Refused(BAD_PARAMS, "'factor' must be 2, 3 or 4")
-    return factor
+    wanted = params.get("format")
+    if "format" in params and not (isinstance(wanted, str) and wanted in FORMATS):
+        raise Refused(BAD_PARAMS, "'format' must be png, jpeg or webp")
+    return factor, wanted
 
 
-def read_picture(path: Path, factor: int) -> Image.Image:
-    """Decode the picture upright, in mode L, RGB or RGBA; sizes are checked before anything is decoded."""
+def choose_format(wanted: str | None, came_as: str | None, mode: str, size: tuple[int, int]) -> str:
+    """The format of the result: what was asked for, else that of the input; PNG where that can't hold it."""
+    lacks = {
+        "jpeg": "transparency" if mode == "RGBA" else "",
+        "webp": f"more than {WEBP_SIDE} pixels a side" if max(size) > WEBP_SIDE else "",
+    }
+    if wanted is not None:
+        if lacks.get(wanted):
+            raise Refused(BAD_PARAMS, f"a {wanted} can't have {lacks[wanted]}: ask for another 'format'")
+        return wanted
+    found = {"JPEG": "jpeg", "MPO": "jpeg", "WEBP": "webp"}.get(came_as or "", "png")
+    return "png" if lacks.get(found) else found
+
+
+def read_picture(path: Path, factor: int) -> tuple[Image.Image, str | None]:
+    """The picture, decoded and upright, in mode L, RGB or RGBA, and its format; sizes are checked before decoding."""
     try:
         picture = Image.open(path, formats=("PNG", "JPEG", "WEBP"))
         width, height = picture.size
@@ -76,7 +99,7 @@ def read_picture(path: Path, factor: int) -> Image.Image:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise Refused(BAD_INPUT, f"the picture is damaged: {reason}") from None
     upright.info = {"icc_profile": profile} if profile else {}
-    return upright
+    return upright, picture.format
 
 
 def as_plain(picture: Image.Image) -> Image.Image:
@@ -113,20 +136,24 @@ def progress(percent: int) -> None:
 
 
 def run(source: Path, params: Path, target: Path) -> None:
-    factor = read_factor(params)
-    picture = read_picture(source, factor)
+    factor, wanted = read_params(params)
+    picture, came_as = read_picture(source, factor)
+    size = picture.width * factor, picture.height * factor
+    kind = choose_format(wanted, came_as, picture.mode, size)
     progress(5)
-    result = Image.new(picture.mode, (picture.width * factor, picture.height * factor))
+    result = Image.new(picture.mode, size)
     for row, band in enlarge(picture, factor):
         result.paste(band, (0, row))
         progress(5 + 70 * (row + band.height) // result.height)
-    png = io.BytesIO()
-    result.save(png, format="PNG", icc_profile=picture.info.get("icc_profile"))
-    if png.tell() > MAX_OUTPUT_BYTES:
+    coded = io.BytesIO()
+    result.save(coded, format=kind.upper(), icc_profile=picture.info.get("icc_profile"), **FORMATS[kind])
+    if coded.tell() > MAX_OUTPUT_BYTES:
+        other = "ask for 'format' jpeg or webp, or" if kind == "png" else "ask for"
         raise Refused(
-            TOO_LARGE, f"the result is {png.tell()} bytes, more than {MAX_OUTPUT_BYTES}: use a smaller factor"
+            TOO_LARGE,
+            f"the result as a {kind} is {coded.tell()} bytes, more than {MAX_OUTPUT_BYTES}: {other} a smaller factor",
         )
-    target.write_bytes(png.getbuffer())
+    target.write_bytes(coded.getbuffer())
     progress(100)
     print(f"{picture.width} x {picture.height} -> {result.width} x {result.height}", file=sys.stderr)
 

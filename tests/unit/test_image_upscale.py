@@ -25,7 +25,7 @@ class Run(NamedTuple):
     @property
     def result(self) -> Image.Image:
         assert self.code == 0, self.err
-        return Image.open(self.output, formats=("PNG",))
+        return Image.open(self.output, formats=("PNG", "JPEG", "WEBP"))
 
 
 Upscale = Callable[..., Run]
@@ -72,11 +72,39 @@ def message(run: Run) -> str:
 
 @pytest.mark.parametrize("format_", ["PNG", "JPEG", "WEBP"])
 @pytest.mark.parametrize("factor", [2, 3, 4])
-def test_each_format_comes_back_as_a_png_enlarged_by_the_factor(upscale: Upscale, format_: str, factor: int) -> None:
+def test_each_format_comes_back_as_itself_enlarged_by_the_factor(upscale: Upscale, format_: str, factor: int) -> None:
     result = upscale(gradient(), {"factor": factor}, format_=format_).result
-    assert result.format == "PNG"
+    assert result.format == format_
     assert result.size == (40 * factor, 30 * factor)
     assert result.mode == "RGB"
+
+
+@pytest.mark.parametrize("came_as", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("wanted", ["png", "jpeg", "webp"])
+def test_another_format_can_be_asked_for(upscale: Upscale, came_as: str, wanted: str) -> None:
+    first = upscale(gradient(), {"format": wanted}, format_=came_as)
+    assert first.result.format == wanted.upper()
+    data = first.output.read_bytes()
+    assert upscale(gradient(), {"format": wanted}, format_=came_as).output.read_bytes() == data
+
+
+def test_a_jpeg_with_transparency_is_refused_and_a_webp_that_would_be_too_wide_becomes_a_png(upscale: Upscale) -> None:
+    run = upscale(gradient(mode="RGBA"), {"format": "jpeg"})
+    assert run.code == 64
+    assert message(run) == "error: a jpeg can't have transparency: ask for another 'format'"
+    wide = Image.new("RGB", (9000, 2))
+    assert upscale(wide, format_="WEBP").result.format == "PNG"
+    run = upscale(wide, {"format": "webp"}, format_="WEBP")
+    assert run.code == 64
+    assert "16383 pixels a side" in message(run)
+
+
+def test_a_noisy_photograph_of_12_megapixels_fits_into_a_result(upscale: Upscale) -> None:
+    grey = Image.linear_gradient("L").resize((4000, 3000))
+    noisy = [Image.blend(grey, Image.effect_noise((4000, 3000), 60), 0.6) for _ in range(3)]
+    result = upscale(Image.merge("RGB", noisy), format_="JPEG", quality=90)
+    assert result.result.size == (8000, 6000)
+    assert result.output.stat().st_size < 64 * 1024 * 1024
 
 
 def test_the_factor_is_two_where_nothing_is_said(upscale: Upscale) -> None:
@@ -246,9 +274,10 @@ def test_a_text_chunk_that_unpacks_to_gigabytes_is_refused(upscale: Upscale) -> 
 
 @pytest.mark.parametrize(
     "params", [{"factor": 1}, {"factor": 5}, {"factor": 2.0}, {"factor": "2"}, {"factor": True}, {"factor": None},
-               {"scale": 2}, [], "not json", "[" * 100_000],
+               {"scale": 2}, [], "not json", "[" * 100_000,
+               {"format": "gif"}, {"format": None}, {"format": ["png"]}],
 )  # fmt: skip
 def test_other_parameters_are_refused_by_one_line(upscale: Upscale, params: Any) -> None:
     run = upscale(gradient(), params)
     assert run.code == 64
-    assert "factor" in message(run) or "not JSON" in message(run)
+    assert "factor" in message(run) or "format" in message(run) or "not JSON" in message(run)
