@@ -21,50 +21,91 @@ def is_short(text: str) -> bool:
 
 def node(control: Control, text: str) -> str:
     """The id of the one known node that begins so; a whole id stays as it is. Raises NotFound, InvalidParams."""
-    if not is_short(text):
+    if len(text) == LENGTH:
         return text
+    if not is_short(text):
+        raise InvalidParams(
+            f"{text!r} is not the id of a node",
+            hint=f"`dux-ctl node list` shows them; the first {LEAST} digits are enough.",
+        )
     digits = text.removesuffix("…")
     before = int(digits.ljust(LENGTH, "0"), 16) - 1
     params: dict[str, Any] = {"limit": 2}
     if before >= 0:
         params["after"] = f"{before:0{LENGTH}x}"
     found = [info["node"] for info in control.call("node.list", params)["nodes"]]
-    return _one([one for one in found if one.startswith(digits)], "node", digits)
+    return _one([one for one in found if one.startswith(digits)], "node", f"with an id that begins with {digits}")
+
+
+def named_node(control: Control, text: str) -> str:
+    """Like `node`, and a node may also be called by its name; never for payments, as anyone may take any name."""
+    if is_short(text) or len(text) == LENGTH:
+        return node(control, text)
+    found = [info["node"] for info in control.call("node.list", {"limit": 500})["nodes"] if _called(info, text)]
+    return _one(found, "node", f"with the name {text}")
+
+
+def _called(info: dict[str, Any], name: str) -> bool:
+    record = info.get("record") or {}
+    return bool(record.get("name") == name)
 
 
 def channel(control: Control, text: str) -> str:
     """Like `node`, among the channels of this node."""
-    if not is_short(text):
-        return text
+    return _listed(control, "channel", text, LENGTH)
+
+
+def task(control: Control, text: str) -> str:
+    """Like `node`, among the tasks of this node."""
+    return _listed(control, "task", text, LENGTH // 2)
+
+
+def payment(control: Control, text: str) -> str:
+    """Like `node`, among the payments of this node."""
+    return _listed(control, "payment", text, LENGTH // 2)
+
+
+def _listed(control: Control, kind: str, text: str, length: int) -> str:
     digits = text.removesuffix("…")
+    if len(digits) == length:
+        return digits
+    if not is_short(digits):
+        raise InvalidParams(
+            f"{text!r} is not the id of a {kind}",
+            hint=f"`dux-ctl {kind} list` shows them; the first {LEAST} digits are enough.",
+        )
     found: list[str] = []
     after = None
     while True:
         params = {"limit": _PAGE} if after is None else {"limit": _PAGE, "after": after}
-        page = control.call("channel.list", params)
-        found += [one["id"] for one in page["channels"] if one["id"].startswith(digits)]
+        page = control.call(f"{kind}.list", params)
+        found += [one["id"] for one in page[f"{kind}s"] if one["id"].startswith(digits)]
         after = page["next"]
         if after is None:
-            return _one(found, "channel", digits)
+            return _one(found, kind, f"with an id that begins with {digits}")
 
 
-def _one(found: list[str], kind: str, digits: str) -> str:
+def _one(found: list[str], kind: str, which: str) -> str:
     if not found:
-        raise NotFound(f"no {kind} that this node knows begins with {digits}")
+        raise NotFound(f"this node knows no {kind} {which}", hint=f"`dux-ctl {kind} list` shows those it knows.")
     if len(found) > 1:
-        raise InvalidParams(f"several {kind}s begin with {digits}", hint=f"Write more digits: {', '.join(found)}.")
+        raise InvalidParams(f"several {kind}s {which}", hint=f"Write more digits: {', '.join(found)}.")
     return found[0]
 
 
+_KINDS = {"channel": channel, "task": task, "payment": payment}
+
+
 def complete(method: str, params: dict[str, Any], control: Control) -> dict[str, Any]:
-    """`params` with the short ids of nodes and channels written out."""
+    """`params` with the short ids of nodes, channels, tasks and payments written out."""
     whole = dict(params)
     for param in catalogue.load()["methods"][method]["params"]:
         name, value = param["name"], params.get(param["name"])
         if not isinstance(value, str) or name == "after":
             continue
         if catalogue.resolve(param["schema"]).get("unit") == "node":
-            whole[name] = node(control, value)
-        elif name == "channel" or (name == "id" and method.startswith("channel.")):
-            whole[name] = channel(control, value)
+            whole[name] = (named_node if method == "node.show" else node)(control, value)
+        kind = method.partition(".")[0] if name == "id" else name
+        if kind in _KINDS:
+            whole[name] = _KINDS[kind](control, value)
     return whole

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from duxcommon.errors import InvalidParams, from_rpc
+from duxcommon.errors import DuxError, InvalidParams, WalletLocked, from_rpc
 from duxcommon.money import format_flop
 
 from . import exits, generated, ids
@@ -61,7 +61,7 @@ def _params(settings: list[str]) -> dict[str, Any]:
     for setting in settings:
         name, separator, text = setting.partition("=")
         if not separator or not name:
-            raise InvalidParams(f"--set {setting!r}: expected NAME=VALUE")
+            raise InvalidParams(f"--set {setting!r}: expected NAME=VALUE", hint="Write it like --set factor=2.")
         try:
             params[name] = json.loads(text)
         except ValueError:
@@ -132,7 +132,7 @@ def _check_output(args: argparse.Namespace) -> None:
     if args.output is not None and args.output.exists() and not args.force:
         raise InvalidParams(f"{args.output} exists", hint="Choose another name, or add --force.")
     if args.output is not None and not args.output.absolute().parent.is_dir():
-        raise InvalidParams(f"the folder of {args.output} does not exist")
+        raise InvalidParams(f"the folder of {args.output} does not exist", hint="Make it, or choose another place.")
 
 
 def _save(control: Control, args: argparse.Namespace, task: dict[str, Any]) -> None:
@@ -167,9 +167,20 @@ def follow(control: Control, task: dict[str, Any]) -> dict[str, Any]:
     return task
 
 
+def _check_keys(control: Control) -> None:
+    """A locked wallet could hold money for work, but not pay for it. Raises WalletLocked."""
+    try:
+        locked = control.call("wallet.status")["locked"]
+    except DuxError:
+        return  # taskd goes on by itself once flopd is back, and says so until then
+    if locked:
+        raise WalletLocked("the wallet is locked: nothing can be paid, so nothing was ordered")
+
+
 def run_task(args: argparse.Namespace, control: Control) -> int:
     """Order, follow, save. The key makes a repeat after Ctrl-C follow the same task."""
     _check_output(args)
+    _check_keys(control)
     params: dict[str, Any] = {
         "app": args.app,
         "key": args.key or f"ctl-{secrets.token_hex(12)}",
@@ -206,4 +217,4 @@ def _finish(control: Control, args: argparse.Namespace, task: dict[str, Any]) ->
 def save_result(args: argparse.Namespace, control: Control) -> int:
     """Write what a finished task returned."""
     _check_output(args)
-    return _finish(control, args, follow(control, control.call("task.status", {"id": args.id})))
+    return _finish(control, args, follow(control, control.call("task.status", {"id": ids.task(control, args.id)})))

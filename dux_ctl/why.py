@@ -74,14 +74,17 @@ def _payment(what: str, control: Control) -> list[str]:
 
 def _channel(what: str, control: Control) -> list[str]:
     channel = control.call("channel.show", {"id": what})
+    meaning = _CHANNEL.get(channel["state"], "see its state")
+    if channel["state"] == "CONFLICTED" and not channel["deposits"]:
+        meaning = "it never got a deposit: the money was too little, or the provider refused it; nothing was spent"
     lines = [
         f"Channel with node {channel['peer'][:12]}…, this node is its {channel['role']}: {channel['state']}, "
-        f"so {_CHANNEL.get(channel['state'], 'see its state')}.",
+        f"so {meaning}.",
         f"Deposited {format_flop(channel['deposited'])} FLOP, usable {format_flop(channel['usable'])}, "
         f"signed away {format_flop(channel['gross'])}, held {format_flop(channel['held'])}.",
     ]
     missing = channel["confirmations_needed"] - channel["confirmations"]
-    if missing > 0:
+    if missing > 0 and channel["deposits"]:
         lines.append(f"{missing} more confirmations are needed before it counts.")
     if channel["at_risk"]:
         lines.append("What was earned is less than a closing transaction can pay out; it needs more calls or is lost.")
@@ -136,19 +139,22 @@ def explain(what: str, control: Control) -> list[str]:
         asks = [
             lambda short, ctl: _channel(ids.channel(ctl, short), ctl),
             lambda short, ctl: _node(ids.node(ctl, short), ctl),
+            lambda short, ctl: _task(ids.task(ctl, short), ctl),
+            lambda short, ctl: _payment(ids.payment(ctl, short), ctl),
             _app,
         ]
     else:
-        asks = [_app]
-    for number, ask in enumerate(asks):
+        asks = [lambda name, ctl: _node(ids.named_node(ctl, name), ctl), _app]
+    hint = "Give an id, the name of an app, a node or a daemon, or an error's name or code."
+    for ask in asks:
         try:
             return ask(what, control)
         except DuxError as error:
-            if exits.status_of(error) != exits.NOT_FOUND or number == len(asks) - 1:
-                if exits.status_of(error) == exits.NOT_FOUND and len(asks) > 1:
-                    break
+            if exits.status_of(error) != exits.NOT_FOUND:
                 raise
-    raise NotFound(f"this node knows no task, payment, channel, node or app {what}")
+            if near := error.details.get("near"):
+                hint = f"Did you mean {', '.join(near)}? {hint}"
+    raise NotFound(f"nothing is known here under {what!r}", hint=hint)
 
 
 def run(args: argparse.Namespace, control: Control) -> int:

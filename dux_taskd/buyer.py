@@ -450,7 +450,9 @@ class Buyer:
             except DuxError as error:
                 if not again(error):
                     raise
-                self._note(task, f"waiting for escrowd: {error.message}")
+                # Only the owner can end the wait for a locked wallet: the hint says how.
+                hint = f". {error.hint}" if error.name == "WalletLocked" else ""
+                self._note(task, f"waiting for escrowd: {error.message}{hint}")
             await asyncio.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_S)
 

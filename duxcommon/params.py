@@ -96,6 +96,13 @@ def check_params(schema: dict[str, Any], params: dict[str, Any]) -> None:
     if errors:
         first = min(errors, key=lambda error: [str(part) for part in error.path])
         name = ".".join(str(part) for part in first.path)
+        known = sorted(schema.get("properties", {}))
+        unknown = sorted(set(params) - set(known))
+        if first.validator == "additionalProperties" and not name and unknown:
+            takes = f"it has {', '.join(known)}" if known else "it takes none"
+            raise WrongParams(
+                f"the app has no parameter {', '.join(unknown)}; {takes}"[:300], details={"parameter": unknown[0]}
+            )
         raise WrongParams(
             f"{name}: {first.message}"[:300] if name else first.message[:300], details={"parameter": name}
         )

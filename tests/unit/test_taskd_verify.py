@@ -92,7 +92,7 @@ def test_good_parameters_pass() -> None:
 
 @pytest.mark.parametrize(
     ("params", "name"),
-    [({"factor": 5}, "factor"), ({"factor": "3"}, "factor"), ({"tip": 1}, ""), ({"factor": 2.5}, "factor")],
+    [({"factor": 5}, "factor"), ({"factor": "3"}, "factor"), ({"tip": 1}, "tip"), ({"factor": 2.5}, "factor")],
 )
 def test_a_wrong_parameter_is_named(params: dict[str, Any], name: str | None) -> None:
     with pytest.raises(WrongParams) as caught:
