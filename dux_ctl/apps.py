@@ -3,6 +3,7 @@
 import argparse
 import base64
 import contextlib
+import json
 import re
 import secrets
 import tempfile
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from duxcommon.errors import InvalidParams, SampleFailed, ScanRefused
 from duxcommon.money import DUST, format_flop, split
 
-from . import exits, generated, ids, render
+from . import catalogue, exits, generated, ids, render
 from .control import Control
 
 if TYPE_CHECKING:
@@ -68,7 +69,15 @@ def register(verbs: Any) -> set[str]:
     search.add_argument("--limit", type=int, default=50, metavar="N", help="apps on a page (default: 50)")
     search.add_argument("--after", metavar="NEXT", help="the `next` of the page before")
     search.set_defaults(run=run_search)
-    return {"init", "test", "publish", "search"}
+    show = verbs.add_parser(
+        "show",
+        help="show an app: price, what it takes and gives, its parameters",
+        description="Show an app: price, publisher, what it takes and gives, its parameters.",
+        epilog="example: dux-ctl app show image-upscale",
+    )
+    show.add_argument("app", help="its name, name@publisher, or id")
+    show.set_defaults(run=run_show)
+    return {"init", "test", "publish", "search", "show"}
 
 
 def run_init(args: argparse.Namespace, control: Control) -> int:
@@ -149,6 +158,13 @@ def run_search(args: argparse.Namespace, control: Control) -> int:
             params[name] = getattr(args, name)
     page = control.call("app.search", ids.complete("app.search", params, control))
     control.emit(page, lambda: _search_text(page))
+    return exits.OK
+
+
+def run_show(args: argparse.Namespace, control: Control) -> int:
+    """Show a listing, and what its manifest says about a call."""
+    listing = control.call("app.show", {"app": args.app})
+    control.emit(listing, lambda: _show_text(listing))
     return exits.OK
 
 
@@ -331,3 +347,42 @@ def _search_text(page: dict[str, Any]) -> str:
     if page["next"] is not None:
         text += f"\nmore: --after {page['next']}"
     return text
+
+
+def _show_text(listing: dict[str, Any]) -> str:
+    manifest = listing["record"]["body"]["manifest"]
+    plain = {name: value for name, value in listing.items() if name != "record"}
+    lines = [
+        render.reply(plain, catalogue.load()["methods"]["app.show"]["reply"]),
+        _files("takes", manifest.get("input")),
+        _files("gives", manifest.get("output")),
+    ]
+    if manifest.get("terms"):
+        lines.append(f"{'terms':<14}  {manifest['terms']}")
+    settable = (manifest.get("params") or {}).get("properties", {})
+    lines.append("parameters (--set NAME=VALUE):" if settable else "no parameters")
+    lines += [f"  {name:<12}  {_values(schema)}" for name, schema in settable.items()]
+    return "\n".join(lines)
+
+
+def _files(title: str, files: dict[str, Any] | None) -> str:
+    if not files:
+        return f"{title:<14}  any file"
+    wanted = "" if files.get("required", True) else "; none is needed"
+    return f"{title:<14}  {', '.join(files['media'])}, at most {files['max_bytes']} bytes{wanted}"
+
+
+def _values(schema: dict[str, Any]) -> str:
+    """What a parameter may be, in words."""
+    parts = []
+    if "enum" in schema:
+        parts.append(" or ".join(json.dumps(one) for one in schema["enum"]))
+    elif isinstance(schema.get("type"), str):
+        parts.append(schema["type"])
+    if "minimum" in schema or "maximum" in schema:
+        parts.append(f"from {schema.get('minimum', '…')} to {schema.get('maximum', '…')}")
+    if "default" in schema:
+        parts.append(f"{json.dumps(schema['default'])} where nothing is said")
+    if isinstance(schema.get("description"), str):
+        parts.append(schema["description"])
+    return ", ".join(parts) or "anything"

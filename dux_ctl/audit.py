@@ -29,10 +29,14 @@ def collect(control: Control) -> dict[str, Any]:
     return {"difference": sum(abs(check["difference"]) for check in checks), "checks": checks, "missing": missing}
 
 
+def _figure(check: dict[str, Any], name: str) -> str:
+    return str(check[name]) if check["unit"] == "count" else format_flop(check[name])
+
+
 def text(found: dict[str, Any]) -> str:
     """The table for people."""
     rows = [
-        [c["daemon"], c["name"], format_flop(c["expected"]), format_flop(c["found"]), str(c["difference"])]
+        [c["daemon"], c["name"], _figure(c, "expected"), _figure(c, "found"), str(c["difference"])]
         for c in found["checks"]
     ]
     lines = [render.columns(["daemon", "check", "expected", "found", "difference (koinu)"], rows)] if rows else []

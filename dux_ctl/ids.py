@@ -11,7 +11,7 @@ from .control import Control
 LENGTH = 64
 LEAST = 6
 _SHORT = re.compile(rf"[0-9a-f]{{{LEAST},{LENGTH - 1}}}")
-_PAGE = 500
+_PAGE = 200
 
 
 def is_short(text: str) -> bool:
@@ -41,7 +41,7 @@ def named_node(control: Control, text: str) -> str:
     """Like `node`, and a node may also be called by its name; never for payments, as anyone may take any name."""
     if is_short(text) or len(text) == LENGTH:
         return node(control, text)
-    found = [info["node"] for info in control.call("node.list", {"limit": 500})["nodes"] if _called(info, text)]
+    found = [info["node"] for info in control.call("node.list", {"limit": _PAGE})["nodes"] if _called(info, text)]
     return _one(found, "node", f"with the name {text}")
 
 

@@ -6,13 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from duxcommon import __version__
-from duxcommon.errors import DuxError
+from duxcommon.errors import DuxError, InvalidParams
 
 from . import catalogue, exits, generated
-from .control import Control, default_run_dir
+from .control import DAEMONS, Control, default_run_dir
 
 Verb = Callable[[argparse.Namespace, Control], int]
 
@@ -28,7 +28,13 @@ OWN = {
     "status": "show how this node is, all daemons at once",
     "why": "explain a task, payment, channel, app, node, daemon or error",
     "audit": "prove that chain, channels, payments and books agree to the koinu",
-    "completion": "print the shell completion of dux-ctl",
+    "completion": "print what makes the shell complete dux-ctl's words: `eval` it",
+}
+OWN_EXAMPLES = {
+    "status": "dux-ctl status",
+    "why": "dux-ctl why image-upscale",
+    "audit": "dux-ctl audit",
+    "completion": "dux-ctl completion bash",
 }
 NAMESPACES = {
     "app": "the store: publish, search and show apps; init and test for sellers",
@@ -54,8 +60,26 @@ NAMESPACES = {
 
 
 class _Parser(argparse.ArgumentParser):
+    as_json = False
+    """Whether what is wrong with the command line is told as JSON; set before parsing."""
+
     def error(self, message: str) -> NoReturn:
-        self.exit(exits.USAGE, f"{self.prog}: {message}\nTry `{self.prog} --help`.\n")
+        hint = f"Try `{self.prog} --help`."
+        if _Parser.as_json:
+            print(json.dumps({"error": InvalidParams(message, hint=hint).to_rpc()}, indent=2, ensure_ascii=False))
+            self.exit(exits.USAGE)
+        self.exit(exits.USAGE, f"{self.prog}: {message}\n{hint}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        import difflib
+
+        choices = [str(choice) for choice in action.choices]
+        near = difflib.get_close_matches(str(value), choices, 1)
+        known = f"did you mean {near[0]}?" if near else f"there are {', '.join(choices)}"
+        what = action.metavar.lower() if isinstance(action.metavar, str) else action.dest
+        raise argparse.ArgumentError(None, f"unknown {what} {value!r}; {known}")
 
 
 def _common(parser: argparse.ArgumentParser, top: bool) -> None:
@@ -102,10 +126,24 @@ def _add_namespace(name: str, methods: list[str], parser: argparse.ArgumentParse
         from .tasks import register as register_tasks
 
         own = register_tasks(verbs)
+    elif name == "provider":
+        resume = verbs.add_parser(
+            "resume",
+            help="take tasks again after a pause",
+            description="Take tasks of other nodes again after `provider pause`.",
+            epilog="example: dux-ctl provider resume",
+        )
+        resume.set_defaults(run=_call, method="provider.pause", paused=False)
+        own = {"resume"}
     elif name == "daemon":
         own = {"status"}
-        one = verbs.add_parser("status", help="tell whether one daemon is well")
-        one.add_argument("daemon")
+        one = verbs.add_parser(
+            "status",
+            help="tell whether one daemon is well",
+            description="Tell whether one daemon is well.",
+            epilog="example: dux-ctl daemon status flopd",
+        )
+        one.add_argument("daemon", choices=DAEMONS)
         one.set_defaults(run=_daemon_status)
     for full in methods:
         verb = full.split(".")[1].replace("_", "-")
@@ -122,8 +160,13 @@ def _add_namespace(name: str, methods: list[str], parser: argparse.ArgumentParse
         generated.add_method(sub, entry)
         sub.set_defaults(run=_call, method=full)
     if name == "rpc":
-        sub = verbs.add_parser("discover", help="print the OpenRPC document of a daemon")
-        sub.add_argument("daemon")
+        sub = verbs.add_parser(
+            "discover",
+            help="print the OpenRPC document of a daemon",
+            description="Print the OpenRPC document of a daemon: its methods with their schemas.",
+            epilog="example: dux-ctl rpc discover flopd",
+        )
+        sub.add_argument("daemon", choices=DAEMONS)
         sub.set_defaults(run=_discover)
     for sub in verbs.choices.values():
         _common(sub, top=False)
@@ -162,7 +205,9 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dux-ctl {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in OWN.items():
-        sub = commands.add_parser(name, help=text, description=text.capitalize() + ".")
+        sub = commands.add_parser(
+            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {OWN_EXAMPLES[name]}"
+        )
         if wanted in (None, name):
             _add_own(name, sub)
             _common(sub, top=False)
@@ -189,6 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import argcomplete
 
         argcomplete.autocomplete(parser)
+    _Parser.as_json = "--json" in words
     args = parser.parse_args(words)
     control = Control(args.run_dir, args.json, args.timeout)
     try:

@@ -9,15 +9,19 @@ from duxcommon.money import format_flop
 from . import catalogue
 
 SHORT = 12
-HIDDEN = ("hex", "record", "signatures", "sig", "script", "redeem", "spender_hex", "data")
+HIDDEN = ("hex", "record", "signatures", "sig", "script", "redeem", "spender_hex", "data", "contract", "listing")
 """Long machine-made fields; `--json` shows them."""
 COLUMNS = {
     "Channel": ("id", "role", "peer", "state", "usable", "gross", "held", "blocks_left"),
+    "HistoryEntry": ("time", "change", "fee", "purpose", "label", "confirmations", "txid"),
     "NodeInfo": ("node", "record.name", "record.roles", "live", "record.accepting", "record.load_pct", "latency_ms"),
     "Payment": ("id", "role", "channel", "amount", "state", "created"),
     "Task": ("id", "name", "state", "step", "price", "provider", "created"),
 }
 """Kind of object → what a table shows of it; all that is short where nothing is named."""
+INNER = {"NodeInfo": "record"}
+"""Kind of object → a field whose own fields belong on the same page."""
+PURPOSES = {"fund": "channel deposit", "close": "channel closed", "refund": "channel refund"}
 
 
 def show(value: Any, schema: dict[str, Any]) -> str:
@@ -50,12 +54,20 @@ def _cell(row: dict[str, Any], name: str, schema: dict[str, Any]) -> str:
     if name in ("created", "finished", "seen", "time") and isinstance(value, int):
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
     text = show(value, _field(schema, name))
+    if name == "change" and isinstance(value, int) and value > 0:
+        text = f"+{text}"
+    if name == "purpose":
+        text = PURPOSES.get(text, text)
     return text[:SHORT] + "…" if len(text) == 64 and " " not in text else text
 
 
 def reply(value: dict[str, Any], schema: dict[str, Any]) -> str:
     """A whole reply: a page as a table, anything else as lines of key and value."""
     schema = catalogue.resolve(schema)
+    if inner := INNER.get(schema.get("title", "")):
+        more = catalogue.resolve(_field(schema, inner))
+        value = {**value, **value[inner]}
+        schema = {**schema, "properties": {**schema["properties"], **more["properties"]}}
     rows = [(k, v) for k, v in value.items() if isinstance(v, list) and (not v or isinstance(v[0], dict))]
     lines = []
     for name, item in value.items():

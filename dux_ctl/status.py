@@ -1,6 +1,7 @@
 """`dux-ctl status`: all daemons, the chain, the money and the work of this node on one screen."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from duxcommon.errors import DuxError
@@ -33,16 +34,24 @@ def collect(control: Control) -> dict[str, Any]:
         "node": _ask(control, "node.self"),
         "chain": _ask(control, "chain.status"),
         "wallet": _ask(control, "wallet.balance"),
+        "keys": _ask(control, "wallet.status"),
         "channels": _ask(control, "channel.list", {"limit": 200}),
         "provider": _ask(control, "provider.limits"),
     }
 
 
 def _line(part: dict[str, Any], text: str) -> str:
-    return f"{part['error']['message']}\n             {part['error']['data']['hint']}" if "error" in part else text
+    if "error" not in part:
+        return text
+    # What a daemon that is down would have told: the list of daemons says that once.
+    return "unknown" if part["error"]["data"]["name"] == "DaemonDown" else _trouble(part)
 
 
-def text(found: dict[str, Any]) -> str:
+def _trouble(part: dict[str, Any]) -> str:
+    return f"{part['error']['message']}\n             {part['error']['data']['hint']}"
+
+
+def text(found: dict[str, Any], run_dir: Path) -> str:
     """The screen."""
     wallet, chain, node, provider = found["wallet"], found["chain"], found["node"], found["provider"]
     lines = []
@@ -59,6 +68,8 @@ def text(found: dict[str, Any]) -> str:
             for key in ("pending", "reserved", "in_channels")
             if wallet[key]
         ]
+        if found["keys"].get("locked"):
+            parts.append("locked (`dux-ctl wallet unlock`)")
         lines.append("wallet       " + ", ".join(parts))
     else:
         lines.append("wallet       " + _line(wallet, ""))
@@ -73,11 +84,23 @@ def text(found: dict[str, Any]) -> str:
     lines.append("")
     for name, status in found["daemons"].items():
         if "error" in status:
-            lines.append(f"dux-{name:<10} DOWN  {status['error']['message']}")
+            error = status["error"]
+            lines.append(
+                f"dux-{name:<10} DOWN" + ("" if error["data"]["name"] == "DaemonDown" else f"  {error['message']}")
+            )
             continue
         notes = "; ".join(status["notes"]) or "well"
         failures = f", {status['failures']} internal errors" if status["failures"] else ""
         lines.append(f"dux-{name:<10} up {status['uptime_s']} s, {status['calls']} calls{failures}: {notes}")
+    down = [f"dux-{name}" for name, status in found["daemons"].items() if "error" in status]
+    if len(down) == len(found["daemons"]):
+        lines += [
+            "",
+            f"No node runs in {run_dir}.",
+            "Start one, or say where it is: set DUXNET_RUN_DIR or add --run-dir.",
+        ]
+    elif down:
+        lines += ["", f"Start what is down: systemctl start {' '.join(down)}"]
     return "\n".join(lines)
 
 
@@ -92,5 +115,5 @@ def _channels(channels: list[dict[str, Any]]) -> str:
 def run(args: argparse.Namespace, control: Control) -> int:
     """Print the screen; unavailable (4) when a daemon is down."""
     found = collect(control)
-    control.emit(found, lambda: text(found))
+    control.emit(found, lambda: text(found, control.run_dir))
     return exits.UNAVAILABLE if any("error" in status for status in found["daemons"].values()) else exits.OK

@@ -48,12 +48,29 @@ def register(verbs: Any) -> set[str]:
     run.add_argument("--key", help="idempotency key: a repeat with the same key follows the first call")
     run.add_argument("--detach", action="store_true", help="print the task's id and don't wait")
     run.set_defaults(run=run_task)
-    result = verbs.add_parser("result", help="save the result of a finished task")
-    result.add_argument("id")
-    result.add_argument("--output", "-o", type=Path, metavar="FILE")
+    result = verbs.add_parser(
+        "result",
+        help="save the result of a task, waiting for it where it still runs",
+        description="Save the result of a task, waiting for it where it still runs.",
+        epilog="example: dux-ctl task result 3f9c01ab --output big.png",
+    )
+    result.add_argument("id", help="the task; the first 6 digits are enough")
+    result.add_argument(
+        "--output", "-o", type=Path, metavar="FILE", help="where the result goes (default: standard output)"
+    )
     result.add_argument("--force", action="store_true", help="overwrite the output file")
     result.set_defaults(run=save_result)
-    return {"run", "result"}
+    logs = verbs.add_parser(
+        "logs",
+        help="print what the app wrote while it ran",
+        description="Print what the app wrote while it ran.",
+        epilog="example: dux-ctl task logs 3f9c01ab --follow",
+    )
+    logs.add_argument("id", help="the task; the first 6 digits are enough")
+    logs.add_argument("--offset", type=int, default=0, metavar="N", help="leave out so many bytes")
+    logs.add_argument("--follow", "-f", action="store_true", help="go on until the task has ended")
+    logs.set_defaults(run=print_logs)
+    return {"run", "result", "logs"}
 
 
 def _params(settings: list[str]) -> dict[str, Any]:
@@ -218,3 +235,19 @@ def save_result(args: argparse.Namespace, control: Control) -> int:
     """Write what a finished task returned."""
     _check_output(args)
     return _finish(control, args, follow(control, control.call("task.status", {"id": ids.task(control, args.id)})))
+
+
+def print_logs(args: argparse.Namespace, control: Control) -> int:
+    """Write the app's log, as it grows where that was asked for."""
+    task, offset = ids.task(control, args.id), args.offset
+    while True:
+        ended = control.call("task.status", {"id": task})["state"] in ENDED
+        log = control.call("task.logs", {"id": task, "offset": offset})
+        if control.as_json:
+            print(json.dumps(log, ensure_ascii=False, indent=None if args.follow else 2), flush=True)
+        else:
+            print(log["text"], end="", flush=True)
+        offset = log["next_offset"]
+        if ended or not args.follow:
+            return exits.OK
+        time.sleep(0.5)

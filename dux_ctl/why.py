@@ -10,6 +10,7 @@ from duxcommon.money import format_flop
 
 from . import exits, ids
 from .control import DAEMONS, Control
+from .status import ENDED
 
 _Ask = Callable[[str, Control], list[str]]
 _HEX = re.compile(r"^[0-9a-f]+$")
@@ -88,7 +89,7 @@ def _channel(what: str, control: Control) -> list[str]:
         lines.append(f"{missing} more confirmations are needed before it counts.")
     if channel["at_risk"]:
         lines.append("What was earned is less than a closing transaction can pay out; it needs more calls or is lost.")
-    if channel["blocks_left"] is not None:
+    if channel["blocks_left"] is not None and channel["state"] not in ENDED:
         lines.append(
             f"The lock height is {channel['blocks_left']} blocks away; after it the buyer can take the rest back."
         )
@@ -104,7 +105,7 @@ def _node(what: str, control: Control) -> list[str]:
     roles = ", ".join(record["roles"]) or "none"
     return [
         f"Node {what[:12]}… ({record['name'] or 'without a name'}) {live}; roles: {roles}.",
-        f"It serves {len(record['apps'])} apps at {record['load_pct']} % load"
+        f"It serves {len(record['apps'])} app{'' if len(record['apps']) == 1 else 's'} at {record['load_pct']} % load"
         + (" and takes tasks." if record["accepting"] else " and takes no tasks now."),
     ]
 

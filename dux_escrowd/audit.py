@@ -2,6 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
+from typing import Literal
 
 from duxcommon import books
 from duxcommon.api.escrowd import AuditCheck, AuditReport
@@ -13,8 +14,8 @@ from .rows import ChannelRow
 from .watcher import Watcher
 
 
-def _check(name: str, expected: int, found: int) -> AuditCheck:
-    return AuditCheck(name=name, expected=expected, found=found, difference=found - expected)
+def _check(name: str, expected: int, found: int, unit: Literal["koinu", "count"] = "koinu") -> AuditCheck:
+    return AuditCheck(name=name, expected=expected, found=found, difference=found - expected, unit=unit)
 
 
 class Audit:
@@ -36,7 +37,7 @@ class Audit:
     def _checks(self, connection: sqlite3.Connection) -> Iterator[AuditCheck]:
         found = books.check(connection)
         yield _check("all entries of the books", 0, found.total)
-        yield _check("balances that differ from their entries", 0, len(found.differences))
+        yield _check("balances that differ from their entries", 0, len(found.differences), "count")
         for (channel_id,) in connection.execute("SELECT id FROM channel ORDER BY n").fetchall():
             row = rows.channel(connection, channel_id)
             yield from self._payments(connection, row)
@@ -52,7 +53,7 @@ class Audit:
         }
         waiting = [sums.get(state, (0, 0)) for state in ("HELD", "ORDERED", "DONE")]
         yield _check(f"{name}: held for open payments", sum(total for _, total in waiting), row.held)
-        yield _check(f"{name}: number of open payments", sum(count for count, _ in waiting), row.open)
+        yield _check(f"{name}: number of open payments", sum(count for count, _ in waiting), row.open, "count")
         yield _check(f"{name}: gross of released payments", sums.get("RELEASED", (0, 0))[1] + row.credit, row.gross)
 
     def _books(self, connection: sqlite3.Connection, row: ChannelRow) -> Iterator[AuditCheck]:

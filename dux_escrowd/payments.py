@@ -92,11 +92,26 @@ class Payments:
                     return outcome
                 if isinstance(outcome, NotConfirmed | ChannelBusy):
                     if not await waiter.wait(until):
-                        raise outcome
+                        raise self._how_far(wish.provider, outcome)
                 elif isinstance(outcome, DuxError):
                     raise outcome
                 elif not await self._make_room(wish, waiter, until) and not await waiter.wait(until):
-                    raise NotConfirmed("the channel's further deposit is not confirmed deep enough yet")
+                    late = NotConfirmed("the channel's further deposit is not confirmed deep enough yet")
+                    raise self._how_far(wish.provider, late)
+
+    def _how_far(self, provider: str, error: DuxError) -> DuxError:
+        """`error`, with the confirmations that are there and needed where it waits for some."""
+        row = self._desk.store.read(lambda c: rows.live_channel(c, provider))
+        if not isinstance(error, NotConfirmed) or row is None:
+            return error
+        channel = self._desk.wire(row)
+        there, needed = channel.confirmations, channel.confirmations_needed
+        if there >= needed:
+            return error
+        return NotConfirmed(
+            f"the channel's deposit has {there} of {needed} confirmations",
+            details={"confirmations": there, "needed": needed},
+        )
 
     async def _make_room(self, wish: Wish, waiter: Waiter, until: float) -> bool:
         """True when it is worth looking again at once."""

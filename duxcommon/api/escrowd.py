@@ -137,6 +137,7 @@ class AuditCheck(Model):
     found: int
     difference: int
     """found − expected."""
+    unit: Literal["koinu", "count"] = "koinu"
 
 
 class AuditReport(Model):

@@ -381,7 +381,7 @@ def test_orders_are_refused_when_the_lock_height_is_near_and_the_buyer_takes_a_n
         await buyer.services.payments.refund(held.payment.id, "", "back")
         world.mine(10)
         await buyer.look()
-        with pytest.raises(NotConfirmed):
+        with pytest.raises(NotConfirmed, match=r"the channel.s deposit has 0 of \d confirmations"):
             await hold(buyer, provider, COIN, 2)
         world.mine(6)
         await provider.look()

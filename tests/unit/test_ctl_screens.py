@@ -1,0 +1,159 @@
+"""What dux-ctl prints for people, and for programs, without any daemon."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dux_ctl import audit, catalogue, exits, render, status
+
+ROOT = Path(__file__).parents[2]
+
+
+def ctl(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "dux_ctl.main", *words]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["taks"], "unknown command 'taks'; did you mean task?"),
+        (["wallet", "blance"], "unknown verb 'blance'; did you mean balance?"),
+        (["daemon", "status", "flpd"], "unknown daemon 'flpd'; did you mean flopd?"),
+        (["wallet", "send"], "the following arguments are required: to, FLOP"),
+        (["wallet", "send", "x", "1,5"], "'1,5' is not an amount of FLOP"),
+    ],
+)
+def test_a_slip_is_named_with_what_was_probably_meant_and_as_json_where_asked(words: list[str], says: str) -> None:
+    text = ctl(*words)
+    assert (text.returncode, text.stdout) == (exits.USAGE, "")
+    assert says in text.stderr
+    assert len(text.stderr.splitlines()) == 2
+    machine = ctl(*words, "--json")
+    assert (machine.returncode, machine.stderr) == (exits.USAGE, "")
+    error = json.loads(machine.stdout)["error"]
+    assert says in error["message"]
+    assert error["data"]["name"] == "InvalidParams"
+
+
+def test_status_where_no_node_runs_says_so_once(short_tmp: Path) -> None:
+    done = ctl("--run-dir", str(short_tmp), "status")
+    assert done.returncode == exits.UNAVAILABLE
+    assert done.stdout.count("DOWN") == 6
+    assert done.stdout.rstrip().endswith(
+        f"No node runs in {short_tmp}.\nStart one, or say where it is: set DUXNET_RUN_DIR or add --run-dir."
+    )
+
+
+def part(**values: Any) -> dict[str, Any]:
+    return values
+
+
+def well(**changes: Any) -> dict[str, Any]:
+    label = {"name": "devnet", "chain": "devnet", "worthless": True}
+    daemon = {"uptime_s": 1, "calls": 2, "failures": 0, "notes": []}
+    found: dict[str, Any] = {
+        "daemons": {"flopd": daemon, "taskd": daemon},
+        "node": part(node="ab" * 32),
+        "chain": part(network=label, height=7, headers=7, syncing=False),
+        "wallet": part(network=label, spendable=5, pending=0, reserved=0, in_channels=0),
+        "keys": part(locked=False),
+        "channels": part(channels=[{"state": state} for state in ("OPEN", "CLOSED", "CONFLICTED")]),
+        "provider": part(running=0, queued=0, tasks=2, sandbox="ok", paused=False),
+    }
+    return {**found, **changes}
+
+
+def test_status_tells_a_locked_wallet_a_pause_and_what_is_down() -> None:
+    down = {"error": {"message": "gone", "data": {"name": "DaemonDown", "hint": "start it"}}}
+    text = status.text(
+        well(
+            keys=part(locked=True),
+            chain=down,
+            provider=part(running=1, queued=0, tasks=2, sandbox="ok", paused=True),
+            daemons={"flopd": down, "taskd": well()["daemons"]["taskd"]},
+        ),
+        Path("/run/duxnet"),
+    )
+    assert "locked (`dux-ctl wallet unlock`)" in text
+    assert "ok, paused" in text
+    assert "chain        unknown" in text
+    assert "channels     1 OPEN\n" in text
+    assert text.endswith("Start what is down: systemctl start dux-flopd")
+
+
+def test_the_audit_shows_counts_as_counts() -> None:
+    checks = [
+        {"daemon": "escrowd", "name": "open", "expected": 3, "found": 3, "difference": 0, "unit": "count"},
+        {"daemon": "escrowd", "name": "held", "expected": 3, "found": 3, "difference": 0, "unit": "koinu"},
+    ]
+    lines = audit.text({"checks": checks, "missing": [], "difference": 0}).splitlines()
+    assert lines[1].split() == ["escrowd", "open", "3", "3", "0"]
+    assert lines[2].split() == ["escrowd", "held", "0.00000003", "0.00000003", "0"]
+
+
+def test_the_history_has_signs_and_purposes_that_people_know() -> None:
+    entry = {"txid": "ab" * 32, "time": 0, "fee": 0, "confirmations": 1, "label": "", "height": 1}
+    entries = [{**entry, "change": 250, "purpose": "receive"}, {**entry, "change": -250, "purpose": "fund"}]
+    schema = catalogue.load()["methods"]["wallet.history"]["reply"]
+    text = render.reply({"entries": entries, "next": None}, schema)
+    assert "+0.0000025 FLOP" in text
+    assert "-0.0000025 FLOP" in text
+    assert "channel deposit" in text
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_completion_offers_commands_and_verbs(shell: str) -> None:
+    assert "dux-ctl" in ctl("completion", shell).stdout
+    for line, expected in (
+        ("dux-ctl wal", "wallet"),
+        ("dux-ctl wallet ba", "balance"),
+        ("dux-ctl task run --ma", "--max"),
+    ):
+        reading, writing = os.pipe()
+        environment = {
+            **os.environ, "_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "COMP_TYPE": "9",
+            "_ARGCOMPLETE_STDOUT_FILENAME": f"/dev/fd/{writing}", "_ARGCOMPLETE_SHELL": shell,
+        }  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "dux_ctl.main"],
+            cwd=ROOT,
+            env=environment,
+            pass_fds=[writing],
+            timeout=60,
+            check=False,
+        )
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            assert expected in pipe.read()
+
+
+@pytest.mark.parametrize("columns", [80, 120, 200])
+def test_a_table_on_a_terminal_keeps_within_its_width(columns: int) -> None:
+    code = (
+        "from dux_ctl import render; print(render.columns(['id', 'name', 'summary'], "
+        "[['ab' * 16, 'image-upscale', 'Enlarges a picture ' * 8]] * 3))"
+    )
+    terminal, inside = pty.openpty()
+    drawn = subprocess.Popen([sys.executable, "-c", code], stdout=inside, env={**os.environ, "COLUMNS": str(columns)})
+    os.close(inside)
+    out = b""
+    try:
+        while piece := os.read(terminal, 65536):
+            out += piece
+    except OSError:
+        pass  # the end of a terminal whose other side is closed
+    os.close(terminal)
+    assert drawn.wait(30) == 0
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out.decode())
+    assert "image-upscale" in plain
+    assert max(len(line.rstrip("\r")) for line in plain.splitlines()) <= columns
