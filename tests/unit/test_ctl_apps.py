@@ -71,7 +71,7 @@ class FakeControl(Control):
 
 def run(control: FakeControl, *argv: str) -> int:
     parser = argparse.ArgumentParser()
-    assert apps.register(parser.add_subparsers()) == {"init", "test", "publish", "search"}
+    assert apps.register(parser.add_subparsers()) == {"init", "test", "publish", "search", "show"}
     args = parser.parse_args(list(argv))
     status: int = args.run(args, control)
     return status
