@@ -11,6 +11,7 @@ from duxcommon.blocking import BlockingClient
 from duxcommon.errors import DuxError
 
 from . import catalogue, render
+from .printable import PrintableClient
 
 DAEMONS = ("flopd", "escrowd", "taskd", "registryd", "airdropd", "sandbox")
 
@@ -27,7 +28,8 @@ class Control:
     def client(self, daemon: str) -> BlockingClient:
         """The connection to a daemon of this node."""
         if daemon not in self._clients:
-            self._clients[daemon] = BlockingClient(self.run_dir / f"{daemon}.sock")
+            kind = BlockingClient if self.as_json else PrintableClient
+            self._clients[daemon] = kind(self.run_dir / f"{daemon}.sock")
         return self._clients[daemon]
 
     def call(

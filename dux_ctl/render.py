@@ -71,7 +71,7 @@ def reply(value: dict[str, Any], schema: dict[str, Any]) -> str:
     rows = [(k, v) for k, v in value.items() if isinstance(v, list) and (not v or isinstance(v[0], dict))]
     lines = []
     for name, item in value.items():
-        if (name, item) in rows or name in HIDDEN or (name == "next" and item is None):
+        if (name, item) in rows or name in HIDDEN or name == "next":
             continue
         if isinstance(item, dict) and item.get("worthless") is not None and "chain" in item:
             lines.append((name, network(item)))
@@ -82,6 +82,8 @@ def reply(value: dict[str, Any], schema: dict[str, Any]) -> str:
     for name, items in rows:
         item_schema = catalogue.resolve(schema.get("properties", {}).get(name, {})).get("items", {})
         text += ("\n" if text else "") + (table(items, item_schema) if items else f"no {name}")
+    if value.get("next") is not None:
+        text += f"\nmore: --{'skip' if isinstance(value['next'], int) else 'after'} {value['next']}"
     return text
 
 
@@ -120,10 +122,12 @@ def columns(head: list[str], cells: list[list[str]]) -> str:
         from rich.box import SIMPLE
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         drawn = Table(*head, box=SIMPLE, pad_edge=False)
         for row in cells:
-            drawn.add_row(*row)
+            # As plain text: `[red]` in somebody's summary is not for rich to act on.
+            drawn.add_row(*map(Text, row))
         out = io.StringIO()
         Console(file=out, force_terminal=True).print(drawn)
         return out.getvalue().rstrip()
