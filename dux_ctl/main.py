@@ -244,7 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         control.fail({"error": error.to_rpc()}, "dux-ctl", error)
         return exits.status_of(error)
     except KeyboardInterrupt:
-        print("\ndux-ctl: interrupted; what was ordered goes on, see `dux-ctl task list`", file=sys.stderr)
+        goes_on = "; what was ordered goes on, see `dux-ctl task list`" if args.command == "task" else ""
+        print(f"\ndux-ctl: interrupted{goes_on}", file=sys.stderr)
         return exits.INTERRUPTED
     except BrokenPipeError:
         # `dux-ctl … | head`: the reader has seen enough.

@@ -229,7 +229,7 @@ def check_reserve(line: Line, price: int, *, unpaid: int | None = None) -> None:
     count = line.open if unpaid is None else unpaid
     if count >= line.max_unpaid:
         raise ChannelBusy(
-            f"{count} calls are unpaid and the provider allows {line.max_unpaid}",
+            f"earlier calls must be paid first: {count} unpaid, and the provider allows {line.max_unpaid} at a time",
             details={"unpaid": count, "max_unpaid": line.max_unpaid},
         )
     if line.free < price:

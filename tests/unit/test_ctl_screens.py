@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dux_ctl import audit, catalogue, exits, render, status
+from dux_ctl import audit, catalogue, exits, main, render, status
 
 ROOT = Path(__file__).parents[2]
 
@@ -109,6 +109,7 @@ def test_the_history_has_signs_and_purposes_that_people_know() -> None:
     assert "+0.0000025 FLOP" in text
     assert "-0.0000025 FLOP" in text
     assert "channel deposit" in text
+    assert render.reply({"entries": entries, "next": 2}, schema) == f"{text}\nmore: --skip 2"
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])
@@ -157,3 +158,16 @@ def test_a_table_on_a_terminal_keeps_within_its_width(columns: int) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", out.decode())
     assert "image-upscale" in plain
     assert max(len(line.rstrip("\r")) for line in plain.splitlines()) <= columns
+
+
+def test_ctrl_c_promises_that_an_order_goes_on_only_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dux_ctl.control.Control.call", interrupt)
+    assert main.main(["app", "show", "x"]) == exits.INTERRUPTED
+    assert capsys.readouterr().err == "\ndux-ctl: interrupted\n"
+    assert main.main(["task", "list"]) == exits.INTERRUPTED
+    assert "what was ordered goes on" in capsys.readouterr().err
