@@ -1,9 +1,11 @@
 """What a verb gets: clients to the daemons, and one way to print for people or for programs."""
 
+import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from . import catalogue, render
 from .printable import PrintableClient
 
 DAEMONS = ("flopd", "escrowd", "taskd", "registryd", "airdropd", "sandbox")
+
+PATIENCE_S = 1.0
+"""After so long, a person is told what is waited for."""
 
 
 class Control:
@@ -37,7 +42,28 @@ class Control:
     ) -> dict[str, Any]:
         """Call a method on the daemon that declares it."""
         daemon = catalogue.load()["methods"][method]["daemon"]
-        return self.client(daemon).call(method, params, timeout=self.timeout if timeout is None else timeout)
+        with self._telling(f"waiting for dux-{daemon} to answer", params or {}):
+            return self.client(daemon).call(method, params, timeout=self.timeout if timeout is None else timeout)
+
+    @contextlib.contextmanager
+    def _telling(self, text: str, params: dict[str, Any]) -> Iterator[None]:
+        """Say what is waited for when an answer takes long; calls that wait on purpose have words of their own."""
+        if self.as_json or "wait_s" in params or not sys.stderr.isatty():
+            yield
+            return
+        import threading
+
+        timer = threading.Timer(PATIENCE_S, self.progress, [text])
+        timer.daemon = True
+        begun = time.monotonic()
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            if time.monotonic() - begun > PATIENCE_S:
+                timer.join()
+                self.progress("")
 
     def emit(self, value: dict[str, Any], human: Callable[[], str]) -> None:
         """Print `value` as JSON where that was asked for, otherwise the text for people."""

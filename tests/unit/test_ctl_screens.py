@@ -6,12 +6,14 @@ import pty
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dux_ctl import audit, catalogue, exits, main, render, status
+from dux_ctl.control import Control
 
 ROOT = Path(__file__).parents[2]
 
@@ -171,3 +173,25 @@ def test_ctrl_c_promises_that_an_order_goes_on_only_where_there_is_one(
     assert capsys.readouterr().err == "\ndux-ctl: interrupted\n"
     assert main.main(["task", "list"]) == exits.INTERRUPTED
     assert "what was ordered goes on" in capsys.readouterr().err
+
+
+def test_an_answer_that_takes_long_is_announced_on_a_terminal_and_nowhere_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    class Slow:
+        def call(self, *_: object, **__: object) -> dict[str, Any]:
+            time.sleep(0.2)
+            return {}
+
+    monkeypatch.setattr("dux_ctl.control.PATIENCE_S", 0.02)
+    monkeypatch.setattr(Control, "client", lambda *_: Slow())
+    Control(Path("/nowhere"), False, 1.0).call("wallet.balance")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    Control(Path("/nowhere"), True, 1.0).call("wallet.balance")
+    Control(Path("/nowhere"), False, 1.0).call("task.status", {"wait_s": 20.0})
+    assert capsys.readouterr().err == ""
+    Control(Path("/nowhere"), False, 1.0).call("wallet.balance")
+    said = capsys.readouterr().err
+    assert "waiting for dux-flopd to answer" in said
+    assert said.endswith("\r\033[K")
