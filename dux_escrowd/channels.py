@@ -406,8 +406,9 @@ class Channels:
                 fresh = rows.move(connection, fresh, "abandoned", reason=reason, settled=1)
             return fresh
 
-        row = await self._desk.store.write(commit)
+        # Before the commit: whoever waits for the deposit looks as soon as the row has changed.
         self._failures[funding.id] = error
+        row = await self._desk.store.write(commit)
         self._desk.changed(row)
         self._desk.log.info("deposit given up", extra=context(row, why=reason))
 

@@ -19,6 +19,8 @@ from .services import Services
 from .settings import EscrowSettings
 
 WRITE_OFF_EVERY_S = 600
+MEET_S = 5.0
+MEET_AGAIN_S = 0.1
 
 
 class EscrowDaemon(Daemon):
@@ -33,9 +35,7 @@ class EscrowDaemon(Daemon):
         self.store = Store(self.settings.state_dir / "escrowd.sqlite", MIGRATIONS)
         flopd, peers = Flopd(self.rpc("flopd")), Peers(self.rpc("registryd"))
         self.services = Services.at(Desk(self.store, flopd, peers, self.network, self.settings))
-        with contextlib.suppress(DuxError):
-            # With flopd there already, the first call need not wait; without it the daemon starts all the same.
-            self.services.desk.tip = (await flopd.status()).height
+        await self._meet_flopd(flopd)
         events = Events(self.services.desk, self.settings.state_dir / "events.log", self.rpc("registryd"))
         self.spawn(self.services.desk.outbox.run(), "outbox")
         self.spawn(self.services.watcher.run(), "follow the chain")
@@ -43,6 +43,17 @@ class EscrowDaemon(Daemon):
         self.spawn(events.run(), "event log")
         self.spawn(self._write_off(), "write off")
         self.services.pusher.start()
+
+    async def _meet_flopd(self, flopd: Flopd) -> None:
+        """Wait a moment for flopd, which starts at the same time; without it the daemon starts all the same."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(MEET_S):
+                while self.services.desk.tip is None:
+                    try:
+                        self.services.desk.tip = (await flopd.status()).height
+                    except DuxError as error:
+                        self.log.info("flopd is not there yet", extra={"why": error.message})
+                        await asyncio.sleep(MEET_AGAIN_S)
 
     async def stop(self) -> None:
         if hasattr(self, "services"):

