@@ -261,7 +261,10 @@ def test_unknown_parameters_of_an_app_are_refused_before_anything_is_ordered(net
     picture = short_tmp / "photo.png"
     picture.write_bytes(png_claiming(4, 4))
     with unchanged(net, "bob"):
-        for setting, words in (("faktor=2", "no parameter faktor; it has factor, format"), ("factor=9", "factor: 9 is greater than")):
+        for setting, words in (
+            ("faktor=2", "no parameter faktor; it has factor, format"),
+            ("factor=9", "factor: 9 is greater than"),
+        ):
             command = ["task", "run", "image-upscale", str(picture), "--set", setting]
             refused(net, "bob", WrongParams, exits.FAILED, command, words)
 
