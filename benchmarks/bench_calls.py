@@ -48,6 +48,9 @@ class Echo(BaseHTTPRequestHandler):
     """The provider's local API."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body in one packet: two would wait 40 ms for each other (Nagle and delayed acknowledgements).
+    wbufsize = 65536
+    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         """Answer with the body."""
