@@ -304,8 +304,9 @@ def test_a_buyer_whose_provider_is_gone_takes_its_deposit_back_after_the_lock_he
     stage.mining(lambda: stage.seen(opened["id"], "OPEN", "bob", "alice"), "the deposit")
     for name in net.layout.daemons("alice"):
         net.kill(name)
-    # Not quite to the height: what bob knows of the chain may be some blocks old.
-    ground.mine(net.channel("bob", opened["id"])["blocks_left"] - 20)
+    lock = net.channel("bob", opened["id"])["contract"]["lock_height"]
+    # By the chain's own height: what bob has told of it may be many blocks old.
+    ground.mine(lock - ground.ask("getblockcount") - 20)
     assert net.channel("bob", opened["id"])["state"] == "OPEN"
     refunded = stage.mining(lambda: stage.seen(opened["id"], "REFUNDED", "bob"), "the refund")
     assert refunded["gross"] == 0

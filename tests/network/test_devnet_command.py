@@ -17,6 +17,14 @@ def devnet(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
 
 
+def assert_gone(folder: Path) -> None:
+    """No process of the devnet is left, or is still ending after ten seconds."""
+    deadline = time.monotonic() + 10
+    while (left := processes_of(folder)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
 def processes_of(folder: Path) -> list[str]:
     found = []
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
@@ -70,10 +78,7 @@ def test_a_second_up_a_killed_supervisor_and_down_twice(short_tmp: Path) -> None
         down = devnet(folder, "down")
     assert down.returncode == 0, down.stderr
     assert not folder.exists()
-    deadline = time.monotonic() + 10
-    while (left := processes_of(folder)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == []
+    assert_gone(folder)
     assert devnet(folder, "down").returncode == 0
 
 
@@ -97,7 +102,7 @@ def test_ctrl_c_while_it_comes_up_leaves_no_process_and_no_folder(short_tmp: Pat
     assert up.returncode == 130, output
     assert "Traceback" not in output
     assert not folder.exists()
-    assert processes_of(folder) == []
+    assert_gone(folder)
 
 
 def test_a_picture_that_the_app_would_refuse_stops_the_demo_before_anything_starts(short_tmp: Path) -> None:
