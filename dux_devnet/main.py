@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -160,17 +161,23 @@ class Say:
 def _up(args: argparse.Namespace) -> int:
     if (args.dir / LAYOUT).exists():
         _refuse_second(args.dir)
-    layout = lay_out(args.dir, node_names(args.nodes))
-    devnet = Devnet(layout)
+    devnet: Devnet | None = None
     say = Say()
     try:
+        devnet = Devnet(lay_out(args.dir, node_names(args.nodes)))
         devnet.launch(detached=True)
         start_all(devnet, say)
     except BaseException as error:
-        if isinstance(error, Exception):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if isinstance(error, Exception) and devnet is not None:
             show_logs(args.dir)
-        devnet.down(remove=True)
+        if devnet is not None:
+            devnet.down(remove=True)
+        elif (args.dir / LAYOUT).exists():
+            # Interrupted just after it was laid out: the file was not there before, so the folder is ours.
+            shutil.rmtree(args.dir, ignore_errors=True)
         raise
+    layout = devnet.layout
     say("ready")
     print(f"\nPrivate trial network in {args.dir}; its coins have no value.")
     for node in layout.nodes:
