@@ -281,7 +281,7 @@ def _answers(url: str) -> str:
 
 
 def _payout(price: int) -> dict[str, Any]:
-    from duxcommon.network import Parameters
+    from duxcommon.parameters import Parameters
 
     rates = Parameters()
     if price < 2 * DUST:

@@ -7,11 +7,11 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
-from .api.common import Hash32, Koinu, Model, NodeId, PubKey
+from .api.common import Hash32, Model, NodeId, PubKey
 from .config import load_yaml, validate
 from .errors import BadSignature, ConfigError, NetworkMissing
 from .identity import Identity, verify
-from .money import COIN, DUST
+from .parameters import Parameters
 from .records import canonical
 
 FORMAT = 1
@@ -36,15 +36,6 @@ class Member(Model):
     pubkey: PubKey
 
 
-class Parameters(Model):
-    """Initial values of what is voted on."""
-
-    tax_bps: Annotated[int, Field(ge=0, le=2000)] = 500
-    """The community fund's part, in hundredths of a percent."""
-    min_tax: Koinu = DUST
-    airdrop_threshold: Koinu = 100 * COIN
-
-
 class NetworkDefinition(Model):
     """Identified by the hash of everything but the signatures; that id is bound into every signature."""
 
@@ -61,8 +52,8 @@ class NetworkDefinition(Model):
     guardians: Annotated[list[Member], Field(min_length=1, max_length=15)]
     guardians_m: Annotated[int, Field(ge=1, le=15)]
     """How many guardians must sign to spend from the fund."""
-    first_anchor: str | None = None
-    """`txid:vout` that the first round spends."""
+    first_anchor: Annotated[str, Field(pattern=r"^[0-9a-f]{64}:[0-9]{1,5}$")] | None = None
+    """`txid:vout` that the fund's first transaction spends; by default the first payment that the fund received."""
     arbiters: Annotated[list[Member], Field(min_length=1, max_length=64)]
     parameters: Parameters = Parameters()
     signatures: dict[NodeId, Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]] = {}

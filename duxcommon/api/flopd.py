@@ -150,3 +150,115 @@ class Signatures(Model):
     """DER + SIGHASH_ALL byte, one for each input of the transaction, in order."""
 
     signatures: list[Hex]
+
+
+# --- facts of the chain: what everybody who has the chain finds in it, whatever rules are in force -----------------
+
+
+class BlockRef(Model):
+    """A block by height and hash."""
+
+    height: Annotated[int, Field(ge=0)]
+    hash: Hash32
+
+
+class Place(Model):
+    """Where in the chain something stands: block, number of the transaction in it, number within the transaction."""
+
+    height: Annotated[int, Field(ge=0)]
+    index: Annotated[int, Field(ge=0)]
+    part: Annotated[int, Field(ge=0)] = 0
+
+
+class SettlementFact(Model):
+    """A transaction that has the form of settled work; tax rate and fund address are still to be judged."""
+
+    at: Place
+    txid: Txid
+    provider: PubKey
+    buyer: PubKey
+    arbiter: PubKey
+    lock_height: int
+    payout: Koinu
+    tax: Koinu
+    """Paid to `fund_script`; gross is `payout + tax`."""
+    change: Koinu
+    awarded: bool
+    fund_script: Hex
+    deposits: list[int]
+    """Heights at which the deposits that it spends confirmed, ascending, each once."""
+
+
+class SettlementPage(Model):
+    facts: list[SettlementFact]
+    next: Place | None
+    """Pass as `after` for the next page; null at the end."""
+    tip: BlockRef
+    """The last block that was looked at; everything up to it is told."""
+
+
+class BondFact(Model):
+    """An output that a payout key can only spend from a height on, announced by the note of its transaction."""
+
+    at: Place
+    txid: Txid
+    vout: int
+    pubkey: PubKey
+    lock_height: int
+    amount: Koinu
+    paid: dict[Hex, Koinu]
+    """What the same transaction paid to other P2SH scripts: it counts only if the fund's is among them."""
+
+
+class BondPage(Model):
+    facts: list[BondFact]
+    next: Place | None
+    tip: BlockRef
+
+
+class NoteFact(Model):
+    """A transaction with a proposal, a vote or an approval in its OP_RETURN."""
+
+    at: Place
+    txid: Txid
+    note: Hex
+    """The data of the OP_RETURN; see duxcommon.coin.notes."""
+    paid: dict[Hex, Koinu]
+    """What it paid to P2SH scripts: it counts only if the fund's is among them."""
+    signers: list[PubKey]
+    """Keys that signed an input of it as the owner of a P2PKH output."""
+
+
+class NotePage(Model):
+    facts: list[NoteFact]
+    next: Place | None
+    tip: BlockRef
+
+
+class FundFact(Model):
+    """A payment to a fund address that this node watches, or the spending of one."""
+
+    at: Place
+    event: Literal["paid", "spent"]
+    """`at` is the place of the transaction that pays, or of the one that spends."""
+    txid: Txid
+    vout: int
+    """The output that was paid or spent."""
+    amount: Koinu
+    script: Hex
+    spender: Txid | None
+    """Of `spent`."""
+
+
+class FundPage(Model):
+    facts: list[FundFact]
+    next: Place | None
+    tip: BlockRef
+
+
+class Transaction(Model):
+    """The bytes of a confirmed transaction that spends from a fund address."""
+
+    txid: Txid
+    hex: Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=2_000_000)]
+    height: int

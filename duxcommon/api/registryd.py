@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from .common import Address, Base64, Hash32, Koinu, Model, NodeId, SignedRecord, UnixTime
+from .common import Address, Base64, Hash32, Koinu, Model, NodeId, PubKey, SignedRecord, Txid, UnixTime
 from .manifest import Manifest
 
 SocketAddress = Annotated[
@@ -204,3 +204,84 @@ class DirectoryStats(Model):
     dropped: dict[str, int]
     """Reason → how many records were refused."""
     dht_nodes: int
+
+
+# --- eligibility ----------------------------------------------------------------------------------------------------
+
+
+class EligibleKey(Model):
+    """A payout key that has a share at a snapshot."""
+
+    pubkey: PubKey
+    tax: Koinu
+    """What its settled work paid to the fund within the window."""
+
+
+class EligiblePage(Model):
+    """The eligible payout keys at a snapshot, by key; a pure function of the chain."""
+
+    height: int
+    rules: int
+    """Version of the rules in force at `height`."""
+    total: int
+    """Number of eligible keys."""
+    qualified: int
+    """Those that meet every condition but the cap on shares."""
+    digest: Hash32
+    """SHA-256 of all eligible keys (33 bytes each, ascending): two nodes that agree on it agree on all."""
+    keys: list[EligibleKey]
+    next: PubKey | None
+    """Pass as `after` for the next page; null at the end."""
+
+
+class Missing(Model):
+    """One condition that a key does not meet."""
+
+    condition: Literal["tax", "epochs", "bond", "cap"]
+    have: int
+    need: int
+    unit: Literal["koinu", "epochs"]
+    text: str
+    """For people: what is missing."""
+    remedy: str
+    """The command that mends it, or what to wait for."""
+
+
+class Standing(Model):
+    """Whether a payout key has a share at a snapshot, and why not."""
+
+    pubkey: PubKey
+    height: int
+    rules: int
+    eligible: bool
+    tax: Koinu
+    epochs: int
+    bond: Koinu
+    """Locked for long enough and since early enough."""
+    bond_needed: Koinu
+    missing: list[Missing]
+
+
+class BondInfo(Model):
+    """A bond of this node."""
+
+    txid: Txid
+    vout: int
+    amount: Koinu
+    lock_height: int
+    confirmed: int | None
+    """Height; null while it is on its way."""
+    state: Literal["sent", "locked", "free", "releasing", "released"]
+
+
+class Bonds(Model):
+    """This node's bonds, and what the next window asks for."""
+
+    auto: bool
+    pubkey: PubKey
+    bonds: list[BondInfo]
+    needed: Koinu
+    """What must be locked now to have a share when the window that opens now ends."""
+    locked: Koinu
+    note: str
+    """What the node does next, or why it does nothing."""

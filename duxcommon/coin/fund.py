@@ -1,15 +1,21 @@
 """The community fund's script and address, as the network definition fixes them."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 
-from ..network import NetworkDefinition
+from ..network import Member, NetworkDefinition
 from .params import CHAINS
 from .script import address_of, multisig_script, p2sh_script
 
 
-def fund_redeem(network: NetworkDefinition) -> bytes:
+def guardians_redeem(guardians: Sequence[Member], m: int) -> bytes:
     """m-of-n of the guardians' keys, in the order of the keys, so that every node builds the same script."""
-    return multisig_script(network.guardians_m, sorted(bytes.fromhex(member.pubkey) for member in network.guardians))
+    return multisig_script(m, sorted(bytes.fromhex(member.pubkey) for member in guardians))
+
+
+def fund_redeem(network: NetworkDefinition) -> bytes:
+    """The redeem script of the guardians that the network definition names."""
+    return guardians_redeem(network.guardians, network.guardians_m)
 
 
 def fund_script(network: NetworkDefinition) -> bytes:

@@ -5,6 +5,7 @@ Codes: 1000s common (1100s the coin), 2000s flopd, 3000s escrowd, 4000s taskd (4
 Import them from here: `from duxcommon.errors import NotFound`.
 """
 
+from .airdropd import *
 from .base import *
 from .coin import *
 from .common import *

@@ -126,3 +126,9 @@ class IntentSent(FlopdError):
 class WatchUnknown(FlopdError):
     code = 2028
     hint_default = "Call `chain.watch` with the script first."
+
+
+class ChainMoved(FlopdError):
+    code = 2029
+    retry = True
+    hint_default = "A reorganisation replaced blocks that were read before; they are read again."

@@ -34,6 +34,7 @@ PURE = (
     "duxcommon/coin/params.py",
     "duxcommon/coin/script.py",
     "duxcommon/coin/settlement.py",
+    "duxcommon/rulebook.py",
     "duxcommon/coin/tx.py",
     "duxcommon/money.py",
     "duxcommon/params.py",
