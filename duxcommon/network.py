@@ -29,11 +29,18 @@ HostPort = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:\[\]-]{1,255}:[0-9]{1,5}$
 """`host:port`, an IPv6 host in brackets."""
 
 
-class Member(Model):
+class Seat(Model):
+    """A guardian or arbiter in force: the coin key that the chain names, and whose node it is."""
+
+    node: NodeId | None
+    """Null until the document of the proposal that gave out the seat is found: the chain has the key only."""
+    pubkey: PubKey
+
+
+class Member(Seat):
     """A node with a task in the network, and its coin key for that task."""
 
     node: NodeId
-    pubkey: PubKey
 
 
 class NetworkDefinition(Model):

@@ -4,7 +4,6 @@ from bisect import bisect_right
 from functools import cached_property
 
 from .api.airdropd import RuleBook, Rules
-from .api.common import Hash32
 from .coin.fund import guardians_redeem
 from .coin.script import p2sh_script
 from .errors import RulesPending
@@ -22,9 +21,9 @@ def first_rules(network: NetworkDefinition) -> Rules:
         from_height=0,
         proposal=None,
         parameters=network.parameters,
-        guardians=network.guardians,
+        guardians=list(network.guardians),
         guardians_m=network.guardians_m,
-        arbiters=network.arbiters,
+        arbiters=list(network.arbiters),
         fund_script=p2sh_script(redeem).hex(),
     )
 
@@ -84,5 +83,7 @@ class Book:
         return None
 
 
-def _content(rules: Rules) -> tuple[Hash32 | None, str]:
-    return rules.proposal, rules.model_dump_json()
+def _content(rules: Rules) -> str:
+    # Whose node a seat belongs to is no rule: it is known to those who found the document.
+    unnamed = {"__all__": {"node"}}
+    return rules.model_dump_json(exclude={"guardians": unnamed, "arbiters": unnamed})

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..network import Member
+from ..network import Seat
 from ..parameters import Parameters
 from .common import Address, Hash32, Hex, Koinu, Model, NodeId, Txid, UnixTime
 from .flopd import BlockRef, NetworkLabel
@@ -61,9 +61,9 @@ class Rules(Model):
     proposal: Hash32 | None
     """What was voted; null for version 0."""
     parameters: Parameters
-    guardians: list[Member]
+    guardians: list[Seat]
     guardians_m: int
-    arbiters: list[Member]
+    arbiters: list[Seat]
     fund_script: Hex
 
 

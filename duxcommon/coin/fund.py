@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
-from ..network import Member, NetworkDefinition
+from ..network import NetworkDefinition, Seat
 from .params import CHAINS
 from .script import address_of, multisig_script, p2sh_script
 
 
-def guardians_redeem(guardians: Sequence[Member], m: int) -> bytes:
+def guardians_redeem(guardians: Sequence[Seat], m: int) -> bytes:
     """m-of-n of the guardians' keys, in the order of the keys, so that every node builds the same script."""
     return multisig_script(m, sorted(bytes.fromhex(member.pubkey) for member in guardians))
 
