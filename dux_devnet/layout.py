@@ -29,11 +29,14 @@ from duxcommon.errors import ConfigError
 from duxcommon.files import write_atomic
 from duxcommon.identity import Identity
 from duxcommon.network import Member, NetworkDefinition, dump_network
+from duxcommon.parameters import Parameters
 
 CHAIN = "chain"
 LAYOUT = "layout.json"
 NAMES = ("alice", "bob", "carol", "dave", "erin", "frank", "grace", "heidi", "ivan")
 DAEMONS = ("flopd", "registryd", "escrowd", "sandbox", "taskd", "airdropd")
+GUARDIANS = 5
+"""Nodes that guard the fund, unless somebody says otherwise."""
 STOP_ORDER = (("taskd", "airdropd"), ("sandbox", "escrowd"), ("registryd",), ("flopd",), (CHAIN,))
 SOCKET_PATH_MAX = 107
 SCRYPT_LOG_N = 10
@@ -76,6 +79,8 @@ class Layout:
     node_ids: dict[str, str]
     chain: ChainChoice
     chain_port: int
+    guardians: list[str]
+    """Names of the nodes that guard the fund."""
     overrides: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -111,6 +116,7 @@ class Layout:
             "node_ids": self.node_ids,
             "chain": vars(self.chain),
             "chain_port": self.chain_port,
+            "guardians": self.guardians,
         }
         write_atomic(self.folder / LAYOUT, json.dumps(value, indent=1).encode(), mode=0o600)
 
@@ -122,7 +128,8 @@ class Layout:
         except FileNotFoundError:
             up = command_line(folder, "up")
             raise ConfigError(f"there is no devnet in {folder}", hint=f"Make one with `{up}`.") from None
-        return cls(folder, value["nodes"], value["node_ids"], ChainChoice(**value["chain"]), value["chain_port"])
+        chain = ChainChoice(**value["chain"])
+        return cls(folder, value["nodes"], value["node_ids"], chain, value["chain_port"], value["guardians"])
 
 
 def node_names(count: int) -> list[str]:
@@ -166,22 +173,35 @@ def lay_out(
     nodes: list[str],
     chain: ChainChoice | None = None,
     overrides: dict[str, dict[str, Any]] | None = None,
+    parameters: Parameters | None = None,
+    guardians: int | None = None,
 ) -> Layout:
     """Make a new devnet in the empty `folder`: keys, network definition, configuration; nothing runs yet.
 
-    `overrides` maps `node/daemon` or `*/daemon` to settings that replace the defaults. The last node
-    arbitrates; the guardians are all nodes but at most 5, a majority of them signs.
+    `overrides` maps `node/daemon` or `*/daemon` to settings that replace the defaults, `parameters` are the
+    network's first governed values. The last node arbitrates; the first `guardians` nodes (by default 5, or all
+    where there are fewer) guard the fund, and a majority of them signs.
     """
+    count = min(GUARDIANS, len(nodes)) if guardians is None else guardians
+    if not 1 <= count <= len(nodes):
+        raise ConfigError(f"{count} guardians of {len(nodes)} nodes", hint="Every guardian is a node of its own.")
     prepare_folder(folder)
     try:
-        return _fill(folder, nodes, chain or ChainChoice(), overrides or {})
+        return _fill(folder, nodes, chain or ChainChoice(), overrides or {}, parameters or Parameters(), count)
     except BaseException:
         # Half a devnet could be neither started nor taken down.
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _fill(folder: Path, nodes: list[str], chain: ChainChoice, overrides: dict[str, dict[str, Any]]) -> Layout:
+def _fill(
+    folder: Path,
+    nodes: list[str],
+    chain: ChainChoice,
+    overrides: dict[str, dict[str, Any]],
+    parameters: Parameters,
+    guardians_n: int,
+) -> Layout:
     (folder / CHAIN).mkdir()
     members: dict[str, tuple[Member, Member]] = {}
     identities: dict[str, Identity] = {}
@@ -197,7 +217,7 @@ def _fill(folder: Path, nodes: list[str], chain: ChainChoice, overrides: dict[st
             Member(node=identity.node_id, pubkey=keys.key(GUARDIAN_PATH).pubkey.hex()),
             Member(node=identity.node_id, pubkey=keys.key(ARBITER_PATH).pubkey.hex()),
         )
-    guardians = nodes[:5]
+    guardians = nodes[:guardians_n]
     dht_ports = {node: free_port(socket.SOCK_DGRAM) for node in nodes}
     network = NetworkDefinition(
         name="devnet",
@@ -208,11 +228,14 @@ def _fill(folder: Path, nodes: list[str], chain: ChainChoice, overrides: dict[st
         guardians=[members[node][0] for node in guardians],
         guardians_m=len(guardians) // 2 + 1,
         arbiters=[members[nodes[-1]][1]],
+        parameters=parameters,
     )
     for node in guardians:
         network = network.signed_by(identities[node])
     write_atomic(folder / "network.yaml", dump_network(network).encode())
-    layout = Layout(folder, nodes, {n: i.node_id for n, i in identities.items()}, chain, free_port(), overrides)
+    layout = Layout(
+        folder, nodes, {n: i.node_id for n, i in identities.items()}, chain, free_port(), guardians, overrides
+    )
     for node in nodes:
         for daemon in DAEMONS:
             settings = _settings(layout, node, daemon, dht_ports[node])
@@ -222,13 +245,13 @@ def _fill(folder: Path, nodes: list[str], chain: ChainChoice, overrides: dict[st
 
 
 def roles(layout: Layout, node: str) -> list[str]:
-    """What a node is in the network: the first sells, the last arbitrates, all buy; up to 5 guard the fund."""
+    """What a node is in the network: the first sells, the last arbitrates, all buy; some guard the fund."""
     found = ["buyer"]
     if node == layout.nodes[0]:
         found.append("provider")
     if node == layout.nodes[-1]:
         found.append("arbiter")
-    if node in layout.nodes[:5]:
+    if node in layout.guardians:
         found.append("guardian")
     return found
 

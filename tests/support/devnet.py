@@ -22,6 +22,7 @@ from typing import Any
 from dux_devnet.layout import ChainChoice, Layout, lay_out, node_names
 from dux_devnet.network import Devnet, wait_until
 from duxcommon.money import COIN
+from duxcommon.parameters import Parameters
 
 from .logs import assert_clean_logs
 from .schema import CheckedBlockingClient, SchemaChecker
@@ -158,7 +159,7 @@ DAEMON_OF = {
     "channel": "escrowd", "payment": "escrowd", "books": "escrowd",
     "task": "taskd", "provider": "taskd", "sandbox": "sandbox",
     "node": "registryd", "peer": "registryd", "blob": "registryd", "app": "registryd", "directory": "registryd",
-    "fund": "airdropd", "network": "airdropd",
+    "fund": "airdropd", "airdrop": "airdropd", "network": "airdropd", "param": "airdropd", "proposal": "airdropd",
 }  # fmt: skip
 
 
@@ -168,12 +169,14 @@ def running_devnet(
     *,
     overrides: dict[str, dict[str, Any]] | None = None,
     chain: ChainChoice | None = None,
+    parameters: Parameters | None = None,
+    guardians: int | None = None,
     start: bool = True,
 ) -> Iterator[TestNet]:
     """A started devnet; afterwards nothing of it runs, and no daemon may have logged a fault."""
     folder = Path(tempfile.mkdtemp(prefix="dux", dir="/tmp"))
     names = node_names(nodes) if isinstance(nodes, int) else list(nodes)
-    net = TestNet(lay_out(folder, names, chain, overrides))
+    net = TestNet(lay_out(folder, names, chain, overrides, parameters, guardians))
     try:
         with net:
             if start:
