@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+from duxcommon.coin.script import pubkey_of
 from duxcommon.identity import Identity
 from duxcommon.network import Member, NetworkDefinition, dump_network
 
-PUBKEY = "02" + "11" * 32
+PUBKEY = pubkey_of(b"\x11" * 32).hex()
 
 
 def definition(guardian: Identity | None = None) -> NetworkDefinition:
