@@ -36,6 +36,9 @@ MAX_FEE = 10_000_000
 
 SIGHASH_ALL = 1
 
+MAX_SIG = 72
+"""Bytes of a signature at most: DER with low S, 71, and the hash type."""
+
 STANDARD_FLAGS = (
     ScriptFlag.P2SH
     | ScriptFlag.STRICTENC
@@ -53,10 +56,9 @@ STANDARD_FLAGS = (
 BLOCK_FLAGS = ScriptFlag.P2SH | ScriptFlag.DERSIG | ScriptFlag.CHECKLOCKTIMEVERIFY
 """What every node asks of a transaction in a block."""
 
-_MAX_SIG = 72  # DER with low S, 71 bytes at most, and the hash type
 _OUTPUT = 34  # P2PKH; P2SH is two bytes less
-_CLOSE_INPUT = 36 + 3 + (1 + 2 * (1 + _MAX_SIG) + 1 + 2 + MAX_ESCROW_SIZE) + 4
-_REFUND_INPUT = 36 + 3 + ((1 + _MAX_SIG) + 1 + 2 + MAX_ESCROW_SIZE) + 4
+_CLOSE_INPUT = 36 + 3 + (1 + 2 * (1 + MAX_SIG) + 1 + 2 + MAX_ESCROW_SIZE) + 4
+_REFUND_INPUT = 36 + 3 + ((1 + MAX_SIG) + 1 + 2 + MAX_ESCROW_SIZE) + 4
 
 
 class DepositLike(Protocol):
@@ -286,7 +288,12 @@ def sighash(tx: Tx, index: int, script_code: bytes) -> bytes:
 
 def sign_input(tx: Tx, index: int, script_code: bytes, secret: bytes) -> bytes:
     """The signature of one input (strict DER, low S, RFC 6979) with its hash type byte."""
-    return dsa.sign(sighash(tx, index, script_code), secret) + bytes([SIGHASH_ALL])
+    return sign_digest(sighash(tx, index, script_code), secret)
+
+
+def sign_digest(digest: bytes, secret: bytes) -> bytes:
+    """The same over what `sighash` gave."""
+    return dsa.sign(digest, secret) + bytes([SIGHASH_ALL])
 
 
 def check_signature(tx: Tx, index: int, script_code: bytes, pubkey: bytes, signature: bytes) -> bool:
@@ -294,7 +301,12 @@ def check_signature(tx: Tx, index: int, script_code: bytes, pubkey: bytes, signa
 
     False for any other hash type, any encoding but strict DER, high S, and malformed keys; raises nothing.
     """
-    if not 9 <= len(signature) <= _MAX_SIG or signature[-1] != SIGHASH_ALL:
+    return check_digest(sighash(tx, index, script_code), pubkey, signature)
+
+
+def check_digest(digest: bytes, pubkey: bytes, signature: bytes) -> bool:
+    """The same for what `sighash` gave."""
+    if not 9 <= len(signature) <= MAX_SIG or signature[-1] != SIGHASH_ALL:
         return False
     der = signature[:-1]
     try:
@@ -303,7 +315,7 @@ def check_signature(tx: Tx, index: int, script_code: bytes, pubkey: bytes, signa
         if dsa.serialize_der(parsed) != der:
             return False
         # High S does not verify: libsecp256k1 takes the low form alone.
-        return dsa.verify(sighash(tx, index, script_code), pubkey, der)
+        return dsa.verify(digest, pubkey, der)
     except ValueError:
         return False
 

@@ -36,3 +36,9 @@ class NotPayable(DuxError):
 class TooManyInputs(DuxError):
     code = 1106
     hint_default = "One transaction would cost more than 0.1 FLOP in fees; close the channel and open a new one."
+
+
+class SignaturesMissing(DuxError):
+    code = 1107
+    hint_default = "Ask the keys that are named under `missing` for their signatures; nothing was sent."
+    retry = True

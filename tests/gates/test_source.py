@@ -31,6 +31,7 @@ FOREIGN = re.compile(r"/work/(main|shared|\.)|/root/\.|files\.pythonhosted|pypi\
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplemented(Error)?)\b")
 
 PURE = (
+    "duxcommon/coin/multisig.py",
     "duxcommon/coin/params.py",
     "duxcommon/coin/script.py",
     "duxcommon/coin/settlement.py",
