@@ -193,7 +193,9 @@ def _read_chain(devnet: Devnet, network: NetworkDefinition, closed: dict[str, An
         paid_by_bob += spent - kept
         fund_fees += spent - kept - output.value
         height = _height_of(devnet, deposit["txid"])
-        prevouts.append(settlement.Prevout(output.script_pub_key.script, output.value, height))
+        prevouts.append(
+            settlement.Prevout(output.script_pub_key.script, output.value, height, settlement.note_in(funding))
+        )
     rate = network.parameters.tax_bps
     found = settlement.settle(closing, prevouts, [fund_script(network)], lambda _: rate)
     if not isinstance(found, settlement.Settlement):

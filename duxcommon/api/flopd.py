@@ -183,6 +183,7 @@ class SettlementFact(Model):
     tax: Koinu
     """Paid to `fund_script`; gross is `payout + tax`."""
     change: Koinu
+    fee: Koinu
     awarded: bool
     fund_script: Hex
     deposits: list[int]

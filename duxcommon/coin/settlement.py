@@ -5,8 +5,15 @@ A confirmed transaction is settled work when
   the provider and of the buyer or the arbiter;
 - its outputs are, in this order, P2PKH of the script's provider key, a script of the community fund, and at most one
   P2PKH of the script's buyer key;
+- the transaction that paid each deposit carries the `FundingNote` of this channel: provider, arbiter, lock height;
 - with G = first + second output, the second is exactly `max(G * tax_bps // 10000, min_tax)`, at a rate that was in
   force when the deposit confirmed or at most 144 blocks before, for each deposit that is spent.
+
+All but the last and the question whose the second output is can be told from the chain alone, whatever rules are in
+force: that is `inspect`. `judge` applies the rules to what it found, and `settle` does both.
+
+The note makes the height of a deposit known to nodes without an index of all transactions: they note where each
+transaction with such a note confirmed, and need nothing else when its output is spent.
 
 Three choices within that rule. The third output must go to the buyer's key of the script: no other output can be seen
 to be the buyer's, and any other would let a provider hide a part of its price from the tax. Every deposit must fit the
@@ -25,7 +32,7 @@ from btclib.tx import Tx
 
 from .. import money
 from ..errors import ScriptRefused
-from .script import EscrowTerms, p2pkh_script, p2sh_script, parse_escrow
+from .script import EscrowTerms, FundingNote, is_p2pkh, is_p2sh, op_return_data, p2pkh_script, p2sh_script, parse_escrow
 from .tx import BLOCK_FLAGS, txid_of, verify_input
 
 RATE_GRACE = 144
@@ -40,6 +47,7 @@ class Reason(Enum):
     WRONG_OUTPUTS = "there are not two or three outputs"
     NOT_TO_PROVIDER = "the first output is not the provider's, or pays nothing"
     NOT_TO_FUND = "the second output is not the community fund's"
+    NO_NOTE = "a deposit was paid by a transaction without the note of this channel"
     NOT_TO_BUYER = "the third output is not the buyer's"
     WRONG_TAX = "the community fund's part is not the exact proportion at a rate that was in force"
     NOT_SIGNED = "an input is not signed as its script demands"
@@ -53,6 +61,27 @@ class Prevout:
     script: bytes
     amount: int
     height: int
+    note: FundingNote | None
+    """What the transaction that paid it says; see `note_in`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A transaction that has the form of settled work, signatures included. Amounts are koinu."""
+
+    txid: str
+    terms: EscrowTerms
+    payout: int
+    tax: int
+    """Paid to `fund_script`, whatever that is."""
+    change: int
+    fee: int
+    awarded: bool
+    """The arbiter signed in the buyer's place for at least one input."""
+    fund_script: bytes
+    """P2SH or P2PKH."""
+    deposits: tuple[int, ...]
+    """Heights at which the deposits confirmed, ascending, each once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +123,15 @@ def settle(
     *,
     min_tax: int = money.DUST,
 ) -> Settlement | Refusal:
-    """Say whether a confirmed transaction is settled work.
+    """Say whether a confirmed transaction is settled work; see `inspect` and `judge`."""
+    found = inspect(tx, prevouts)
+    return found if isinstance(found, Refusal) else judge(found, fund_scripts, rate_at, min_tax)
 
-    `prevouts` are in the order of the inputs; `fund_scripts` are those that counted when the transaction confirmed;
-    `rate_at(height)` is the tax rate in force at a height, in basis points. Pure: the answer depends on nothing else.
+
+def inspect(tx: Tx, prevouts: Sequence[Prevout]) -> Candidate | Refusal:
+    """Say whether a confirmed transaction has the form of settled work, whatever rules are in force.
+
+    `prevouts` are in the order of the inputs. Pure: the answer depends on nothing else.
     """
     if len(prevouts) != len(tx.vin):
         raise ValueError(f"{len(prevouts)} outputs given for {len(tx.vin)} inputs")
@@ -120,16 +154,12 @@ def settle(
     amounts = [output.value for output in tx.vout]
     if scripts[0] != p2pkh_script(terms.provider) or amounts[0] <= 0:
         return refuse(Reason.NOT_TO_PROVIDER)
-    if scripts[1] not in fund_scripts:
+    if not (is_p2sh(scripts[1]) or is_p2pkh(scripts[1])):
         return refuse(Reason.NOT_TO_FUND)
     if scripts[2:] not in ([], [p2pkh_script(terms.buyer)]):
         return refuse(Reason.NOT_TO_BUYER)
-
-    gross = amounts[0] + amounts[1]
-    heights = {prevout.height for prevout in prevouts}
-    rate = next((bps for bps in _rates(heights, rate_at) if amounts[1] == money.tax(gross, bps, min_tax)), None)
-    if rate is None:
-        return refuse(Reason.WRONG_TAX)
+    if any(prevout.note != FundingNote(terms.provider, terms.arbiter, terms.lock_height) for prevout in prevouts):
+        return refuse(Reason.NO_NOTE)
 
     awarded = False
     for index, prevout in enumerate(prevouts):
@@ -141,17 +171,54 @@ def settle(
         if terms.provider not in signers:
             return refuse(Reason.REFUND)
         awarded = awarded or terms.arbiter in signers
-    return Settlement(
+    return Candidate(
         txid=txid_of(tx),
         terms=terms,
-        gross=gross,
         payout=amounts[0],
         tax=amounts[1],
-        tax_bps=rate,
         change=sum(amounts[2:]),
         fee=sum(prevout.amount for prevout in prevouts) - sum(amounts),
         awarded=awarded,
+        fund_script=scripts[1],
+        deposits=tuple(sorted({prevout.height for prevout in prevouts})),
     )
+
+
+def judge(
+    candidate: Candidate,
+    fund_scripts: Collection[bytes],
+    rate_at: Callable[[int], int],
+    min_tax: int = money.DUST,
+) -> Settlement | Refusal:
+    """Say whether a candidate is settled work by the rules.
+
+    `fund_scripts` are those that counted when the transaction confirmed; `rate_at(height)` is the tax rate in force
+    at a height, in basis points. Pure.
+    """
+    if candidate.fund_script not in fund_scripts:
+        return Refusal(candidate.txid, Reason.NOT_TO_FUND)
+    gross = candidate.payout + candidate.tax
+    rates = _rates(candidate.deposits, rate_at)
+    rate = next((bps for bps in rates if candidate.tax == money.tax(gross, bps, min_tax)), None)
+    if rate is None:
+        return Refusal(candidate.txid, Reason.WRONG_TAX)
+    return Settlement(
+        txid=candidate.txid,
+        terms=candidate.terms,
+        gross=gross,
+        payout=candidate.payout,
+        tax=candidate.tax,
+        tax_bps=rate,
+        change=candidate.change,
+        fee=candidate.fee,
+        awarded=candidate.awarded,
+    )
+
+
+def note_in(tx: Tx) -> FundingNote | None:
+    """The first funding note that a transaction carries."""
+    found = (op_return_data(output.script_pub_key.script) for output in tx.vout)
+    return next((note for data in found if data and (note := FundingNote.decode(data)) is not None), None)
 
 
 def _redeem_of(script_sig: bytes, script: bytes) -> bytes:
@@ -160,7 +227,7 @@ def _redeem_of(script_sig: bytes, script: bytes) -> bytes:
     return stack[-1] if error is None and stack and p2sh_script(stack[-1]) == script else b""
 
 
-def _rates(heights: set[int], rate_at: Callable[[int], int]) -> list[int]:
+def _rates(heights: Collection[int], rate_at: Callable[[int], int]) -> list[int]:
     """The rates that fit every deposit, those in force last first."""
     windows = [
         dict.fromkeys(rate_at(at) for at in range(height, max(0, height - RATE_GRACE) - 1, -1))

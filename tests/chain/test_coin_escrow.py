@@ -140,14 +140,13 @@ def node() -> Iterator[Node]:
 
 
 def fund(node: Node, terms: EscrowTerms, *amounts: int) -> list[Coin]:
-    """Confirmed deposits into a channel, the first together with the funding note."""
+    """Confirmed deposits into a channel, each together with the funding note."""
     deposits = []
     script = p2sh_script(terms.script())
     address = address_of(script, LITECOIN_REGTEST)
-    for number, amount in enumerate(amounts):
+    for amount in amounts:
         outputs: list[dict[str, str]] = [{str(address): format_flop(amount)}]
-        if number == 0:
-            outputs.append({"data": FundingNote(terms.provider, terms.arbiter, terms.lock_height).encode().hex()})
+        outputs.append({"data": FundingNote(terms.provider, terms.arbiter, terms.lock_height).encode().hex()})
         raw = node.call("createrawtransaction", [], outputs)
         funded = node.call("fundrawtransaction", raw, {"change_type": "legacy"})["hex"]
         signed = node.call("signrawtransactionwithwallet", funded)["hex"]
@@ -156,9 +155,8 @@ def fund(node: Node, terms: EscrowTerms, *amounts: int) -> list[Coin]:
         assert txid_of(tx) == txid
         scripts = [output.script_pub_key.script for output in tx.vout]
         deposits.append(Coin(txid, scripts.index(script), amount))
-        if number == 0:
-            notes = [FundingNote.decode(data) for data in map(op_return_data, scripts) if data]
-            assert notes == [FundingNote(terms.provider, terms.arbiter, terms.lock_height)]
+        notes = [FundingNote.decode(data) for data in map(op_return_data, scripts) if data]
+        assert notes == [FundingNote(terms.provider, terms.arbiter, terms.lock_height)]
     node.mine(1)
     return deposits
 
@@ -210,7 +208,8 @@ def test_provider_and_buyer_close_two_deposits_and_it_is_settled_work(node: Node
     assert verify_tx(close, spent(spend)) == spend.fee
     confirmed(node, close)
 
-    given = [Prevout(script, amount, deposited_at) for script, amount in spent(spend)]
+    note = FundingNote(terms.provider, terms.arbiter, terms.lock_height)
+    given = [Prevout(script, amount, deposited_at, note) for script, amount in spent(spend)]
     on_chain = parse_tx(node.call("getrawtransaction", txid_of(close)))
     verdict = settle(on_chain, given, {FUND}, lambda _height: 500)
     assert isinstance(verdict, Settlement)
@@ -269,7 +268,8 @@ def test_a_node_relays_another_branch_selector_so_the_settlement_must_count_all_
     changed = with_script_sigs(spend.tx, [usual[:at] + b"\x52" + usual[at + 1 :]])
     verify_tx(changed, spent(spend))
     height = confirmed(node, changed)
-    verdict = settle(changed, [Prevout(*spent(spend)[0], height)], {FUND}, lambda _height: 500)
+    note = FundingNote(terms.provider, terms.arbiter, terms.lock_height)
+    verdict = settle(changed, [Prevout(*spent(spend)[0], height, note)], {FUND}, lambda _height: 500)
     assert isinstance(verdict, Settlement)
 
 

@@ -246,7 +246,7 @@ def gains(net: TestNet, chain: dict[str, tuple[int, SeenTx]], closed: Any) -> di
         kept = sum(value for _, value in funding.pays) - amount
         paid += spent - kept
         fees += spent - kept - amount
-        prevouts.append(settlement.Prevout(script, amount, height))
+        prevouts.append(settlement.Prevout(script, amount, height, settlement.note_in(funding.tx)))
     closing = chain[closed["close_txid"]][1]
     settled = settlement.settle(closing.tx, prevouts, [fund_script(network)], lambda _: network.parameters.tax_bps)
     assert isinstance(settled, settlement.Settlement), settled

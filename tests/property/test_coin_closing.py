@@ -50,6 +50,7 @@ P, B = SECRETS[:2]
 TERMS = EscrowTerms(KEYS[0], KEYS[1], KEYS[2], 150_000)
 FUND = p2sh_script(multisig_script(3, KEYS))
 ESCROW = p2sh_script(TERMS.script())
+NOTE = FundingNote(TERMS.provider, TERMS.arbiter, TERMS.lock_height)
 
 coins = st.builds(
     Coin,
@@ -123,7 +124,7 @@ def test_a_close_is_settled_work_and_any_other_proportion_is_not(
         tx = make_tx([("ab" * 32, 3)], list(zip(scripts, values, strict=True)))
         buyer, provider = ([sign_input(tx, 0, spend.redeem, secret)] for secret in (B, P))
         signed = finish_close(replace(spend, tx=tx), buyer, provider)
-        return settle(signed, [Prevout(ESCROW, deposit.amount, 500)], {FUND}, lambda _height: tax_bps)
+        return settle(signed, [Prevout(ESCROW, deposit.amount, 500, NOTE)], {FUND}, lambda _height: tax_bps)
 
     good = verdict([spend.provider, spend.tax, spend.buyer])
     assert isinstance(good, Settlement)

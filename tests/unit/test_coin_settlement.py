@@ -9,13 +9,24 @@ from btclib_secp256k1 import dsa
 
 from duxcommon.coin.script import (
     EscrowTerms,
+    FundingNote,
     multisig_script,
     op_return_script,
     p2pkh_script,
     p2sh_script,
     pubkey_of,
 )
-from duxcommon.coin.settlement import Prevout, Reason, Refusal, Settlement, settle
+from duxcommon.coin.settlement import (
+    Candidate,
+    Prevout,
+    Reason,
+    Refusal,
+    Settlement,
+    inspect,
+    note_in,
+    settle,
+)
+from duxcommon.coin.settlement import judge as rules
 from duxcommon.coin.tx import (
     Coin,
     Spend,
@@ -40,6 +51,7 @@ P, B, A, P2 = (bytes([number]) * 32 for number in (1, 2, 3, 4))
 PROVIDER, BUYER, ARBITER, PROVIDER2 = (pubkey_of(secret) for secret in (P, B, A, P2))
 TERMS = EscrowTerms(PROVIDER, BUYER, ARBITER, 150_000)
 REDEEM = TERMS.script()
+NOTE = FundingNote(PROVIDER, ARBITER, TERMS.lock_height)
 FUND = p2sh_script(multisig_script(1, [PROVIDER2, ARBITER]))
 OLD_FUND = p2sh_script(b"an older fund's redeem script")
 DEPOSITS = [Coin("bb" * 32, 1, 12 * COIN), Coin("aa" * 32, 7, 5 * COIN)]
@@ -55,7 +67,7 @@ def five_percent(_height: int) -> int:
 
 
 def prevouts(redeem: bytes = REDEEM, height: int = HEIGHT, count: int = 1) -> list[Prevout]:
-    return [Prevout(p2sh_script(redeem), coin.amount, height) for coin in DEPOSITS[:count]]
+    return [Prevout(p2sh_script(redeem), coin.amount, height, NOTE) for coin in DEPOSITS[:count]]
 
 
 def sign_all(spend: Spend, secret: bytes) -> list[bytes]:
@@ -90,7 +102,9 @@ GOOD: Outputs = [(TO_PROVIDER, 950_000_000), (FUND, 50_000_000), (TO_BUYER, 1 * 
 def test_a_close_is_settled_work_with_every_figure() -> None:
     spend = closing_tx(TERMS, DEPOSITS, 10 * COIN, 500, FUND)
     tx = finish_close(spend, sign_all(spend, B), sign_all(spend, P))
-    given = [Prevout(p2sh_script(REDEEM), coin.amount, HEIGHT + index) for index, coin in enumerate(spend.deposits)]
+    given = [
+        Prevout(p2sh_script(REDEEM), coin.amount, HEIGHT + index, NOTE) for index, coin in enumerate(spend.deposits)
+    ]
     verdict = judge(tx, given)
     assert verdict == Settlement(
         txid=txid_of(tx),
@@ -167,7 +181,7 @@ def test_two_channels_cannot_share_one_tax() -> None:
             close_script_sig(sign_input(tx, 1, redeems[1], B), sign_input(tx, 1, redeems[1], secret), redeems[1]),
         ]
         signed = with_script_sigs(tx, script_sigs)
-        given = [Prevout(p2sh_script(redeem), 12 * COIN, HEIGHT) for redeem in redeems]
+        given = [Prevout(p2sh_script(redeem), 12 * COIN, HEIGHT, NOTE) for redeem in redeems]
         assert reason(signed, given) is Reason.MIXED_CHANNELS
 
 
@@ -181,7 +195,7 @@ def test_money_from_elsewhere_in_the_inputs_is_refused() -> None:
         close_script_sig(sign_input(tx, 0, REDEEM, B), sign_input(tx, 0, REDEEM, P), REDEEM),
         p2pkh_script_sig(sign_input(tx, 1, TO_BUYER, B), BUYER),
     ]
-    given = [Prevout(p2sh_script(REDEEM), 12 * COIN, HEIGHT), Prevout(TO_BUYER, 5 * COIN, HEIGHT)]
+    given = [Prevout(p2sh_script(REDEEM), 12 * COIN, HEIGHT, NOTE), Prevout(TO_BUYER, 5 * COIN, HEIGHT, NOTE)]
     assert reason(with_script_sigs(tx, script_sigs), given) is Reason.OTHER_SCRIPT
 
 
@@ -189,7 +203,7 @@ def test_money_from_elsewhere_in_the_inputs_is_refused() -> None:
     ("outputs", "expected"),
     [
         ([GOOD[1], GOOD[0], GOOD[2]], Reason.NOT_TO_PROVIDER),
-        ([GOOD[0], GOOD[2], GOOD[1]], Reason.NOT_TO_FUND),
+        ([GOOD[0], GOOD[2], GOOD[1]], Reason.NOT_TO_BUYER),
         ([GOOD[2], GOOD[0], GOOD[1]], Reason.NOT_TO_PROVIDER),
         ([GOOD[0]], Reason.WRONG_OUTPUTS),
         ([*GOOD, (TO_BUYER, DUST)], Reason.WRONG_OUTPUTS),
@@ -232,7 +246,7 @@ def test_a_script_of_another_shape_is_refused_however_it_is_signed(redeem: bytes
 def test_showing_the_template_while_spending_something_else_is_refused() -> None:
     tx = close_with(GOOD)
     for script in (b"\x6d\x6d\x75\x51", p2pkh_script(BUYER), p2sh_script(REDEEM[:-1]), b""):
-        assert reason(tx, [Prevout(script, 12 * COIN, HEIGHT)]) is Reason.OTHER_SCRIPT
+        assert reason(tx, [Prevout(script, 12 * COIN, HEIGHT, NOTE)]) is Reason.OTHER_SCRIPT
     for script_sig in (b"", b"\x51", b"\x4b\x01", b"\xac", REDEEM):
         assert reason(with_script_sigs(tx, [script_sig])) is Reason.OTHER_SCRIPT
 
@@ -301,7 +315,8 @@ def test_every_deposit_must_fit_the_rate_so_that_topping_up_keeps_no_old_rate() 
     tx = finish_close(spend, sign_all(spend, B), sign_all(spend, P))
 
     def at(first: int, second: int) -> list[Prevout]:
-        return [Prevout(p2sh_script(REDEEM), c.amount, h) for c, h in zip(spend.deposits, (first, second), strict=True)]
+        pairs = zip(spend.deposits, (first, second), strict=True)
+        return [Prevout(p2sh_script(REDEEM), coin.amount, height, NOTE) for coin, height in pairs]
 
     assert isinstance(judge(tx, at(HEIGHT - 50, HEIGHT + 100), stepped), Settlement)
     assert reason(tx, at(HEIGHT - 50, HEIGHT + 144), stepped) is Reason.WRONG_TAX
@@ -317,6 +332,51 @@ def test_heights_near_the_start_of_the_chain_are_judged() -> None:
 
     assert isinstance(judge(close_with(GOOD), prevouts(height=3), rate), Settlement)
     assert sorted(set(asked)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "note",
+    [
+        None,
+        replace(NOTE, lock_height=150_001),
+        replace(NOTE, provider=PROVIDER2),
+        replace(NOTE, arbiter=BUYER),
+    ],
+)
+def test_a_deposit_without_the_note_of_its_channel_does_not_count(note: FundingNote | None) -> None:
+    spend = closing_tx(TERMS, DEPOSITS, 10 * COIN, 500, FUND)
+    tx = finish_close(spend, sign_all(spend, B), sign_all(spend, P))
+    good, other = (replace(prevout, note=given) for prevout, given in zip(prevouts(count=2), (NOTE, note), strict=True))
+    assert reason(tx, [good, other]) is Reason.NO_NOTE
+    assert reason(tx, [other, good]) is Reason.NO_NOTE
+
+
+def test_the_note_of_a_funding_transaction_is_found_among_its_outputs() -> None:
+    data = op_return_script(NOTE.encode())
+    assert note_in(make_tx([("aa" * 32, 0)], [(FUND, COIN), (op_return_script(b"x"), 0), (data, 0)])) == NOTE
+    assert note_in(make_tx([("aa" * 32, 0)], [(FUND, COIN), (op_return_script(b"DUX\x01"), 0)])) is None
+
+
+def test_form_and_rules_are_judged_apart() -> None:
+    tx = close_with([GOOD[0], (OLD_FUND, 50_000_001), GOOD[2]])
+    found = inspect(tx, prevouts())
+    assert found == Candidate(
+        txid=txid_of(tx),
+        terms=TERMS,
+        payout=950_000_000,
+        tax=50_000_001,
+        change=COIN,
+        fee=COIN - 1,
+        awarded=False,
+        fund_script=OLD_FUND,
+        deposits=(HEIGHT,),
+    )
+    assert rules(found, {FUND}, five_percent) == Refusal(found.txid, Reason.NOT_TO_FUND)
+    assert rules(found, {OLD_FUND}, five_percent) == Refusal(found.txid, Reason.WRONG_TAX)
+    assert isinstance(rules(replace(found, tax=50_000_000), {OLD_FUND}, five_percent), Settlement)
+    assert inspect(close_with([GOOD[0], (b"\x51", 50_000_000)]), prevouts()) == Refusal(
+        txid_of(close_with([GOOD[0], (b"\x51", 50_000_000)])), Reason.NOT_TO_FUND
+    )
 
 
 def test_outputs_for_other_inputs_are_a_mistake_of_the_caller() -> None:

@@ -39,7 +39,9 @@ def test_ten_flop_close_to_nine_and_a_half_for_the_provider_and_a_half_for_the_f
 
 def test_the_close_is_settled_work() -> None:
     channel = kit()
-    prevout = settlement.Prevout(channel.escrow.script, 20 * COIN, 100)
+    prevout = settlement.Prevout(
+        channel.escrow.script, 20 * COIN, 100, coin_script.FundingNote.decode(channel.escrow.note())
+    )
     verdict = settlement.settle(closed(), [prevout], {FUND}, lambda _: 500)
     assert isinstance(verdict, settlement.Settlement)
     assert (verdict.payout, verdict.tax) == (950_000_000, 50_000_000)
