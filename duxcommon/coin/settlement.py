@@ -198,8 +198,7 @@ def judge(
     if candidate.fund_script not in fund_scripts:
         return Refusal(candidate.txid, Reason.NOT_TO_FUND)
     gross = candidate.payout + candidate.tax
-    rates = _rates(candidate.deposits, rate_at)
-    rate = next((bps for bps in rates if candidate.tax == money.tax(gross, bps, min_tax)), None)
+    rate = tax_rate(candidate.payout, candidate.tax, candidate.deposits, rate_at, min_tax)
     if rate is None:
         return Refusal(candidate.txid, Reason.WRONG_TAX)
     return Settlement(
@@ -213,6 +212,17 @@ def judge(
         fee=candidate.fee,
         awarded=candidate.awarded,
     )
+
+
+def tax_rate(
+    payout: int, tax: int, deposits: Collection[int], rate_at: Callable[[int], int], min_tax: int = money.DUST
+) -> int | None:
+    """The rate in basis points at which `tax` is exact and that every deposit may carry; None where there is none.
+
+    `deposits` are the heights at which they confirmed.
+    """
+    rates = _rates(deposits, rate_at)
+    return next((bps for bps in rates if tax == money.tax(payout + tax, bps, min_tax)), None)
 
 
 def note_in(tx: Tx) -> FundingNote | None:
