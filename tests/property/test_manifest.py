@@ -1,4 +1,4 @@
-"""For any fund and any number of recipients the money adds up, nothing is dust, and the order of facts is irrelevant."""
+"""For any fund and number of recipients the money adds up, nothing is dust, and the order of facts is irrelevant."""
 
 import random
 
