@@ -4,7 +4,6 @@ A block is read whole and once, because Flopcoin Core has neither a transaction 
 spent an output.
 """
 
-from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 
@@ -55,13 +54,29 @@ class SeenTx:
         return [(output.script_pub_key.script, output.value) for output in self.tx.vout]
 
 
-@dataclass(frozen=True)
 class Block:
-    """A block's place in the chain and its transactions."""
+    """A block's place in the chain, its bytes, and its transactions, which are read when they are asked for."""
 
-    hash: str
-    prev: str
-    txs: list[SeenTx]
+    def __init__(self, hash: str, prev: str, txs: list[SeenTx] | None = None, raw: bytes = b"") -> None:
+        self.hash = hash
+        self.prev = prev
+        self.raw = raw
+        if txs is not None:
+            self.txs = txs
+
+    @cached_property
+    def txs(self) -> list[SeenTx]:
+        """All transactions; a merged-mining proof is passed over. Raises ChainFault."""
+        stream = BytesIO(self.raw)
+        stream.seek(_HEADER)
+        try:
+            if int.from_bytes(self.raw[:4], "little") & _AUXPOW:
+                _skip_auxpow(stream)
+            count = var_int.parse(stream)
+            # Whatever follows the transactions (Litecoin's extension block) is not for us.
+            return [SeenTx(Tx.parse(stream, check_validity=False)) for _ in range(count)]
+        except (BTClibException, ValueError) as error:
+            raise ChainFault(f"Core sent a block that can't be read: {str(error)[:100]}") from None
 
 
 def same_id(tx: Tx) -> str:
@@ -82,21 +97,10 @@ def parse_seen(raw: str) -> SeenTx:
 
 
 def parse_block(raw: bytes) -> Block:
-    """The block in these bytes; a merged-mining proof is passed over. Raises ChainFault."""
+    """The block in these bytes. Raises ChainFault when they are too few; see `Block.txs` as well."""
     if len(raw) <= _HEADER:
         raise ChainFault(f"Core sent a block of {len(raw)} bytes")
-    header = raw[:_HEADER]
-    stream = BytesIO(raw)
-    stream.seek(_HEADER)
-    try:
-        if int.from_bytes(header[:4], "little") & _AUXPOW:
-            _skip_auxpow(stream)
-        count = var_int.parse(stream)
-        # Whatever follows the transactions (Litecoin's extension block) is not for us.
-        txs = [SeenTx(Tx.parse(stream, check_validity=False)) for _ in range(count)]
-    except (BTClibException, ValueError) as error:
-        raise ChainFault(f"Core sent a block that can't be read: {str(error)[:100]}") from None
-    return Block(hash256(header)[::-1].hex(), header[4:36][::-1].hex(), txs)
+    return Block(hash256(raw[:_HEADER])[::-1].hex(), raw[4:36][::-1].hex(), raw=raw)
 
 
 def _skip_auxpow(stream: BytesIO) -> None:

@@ -9,10 +9,11 @@ import hashlib
 from dataclasses import dataclass
 from typing import Literal, Protocol, Self, get_args
 
+from btclib.tx import Tx
 from btclib_secp256k1 import dsa
 
 from ..errors import BadTerms
-from .script import MAX_LOCK_HEIGHT, FundingNote, is_pubkey
+from .script import MAX_LOCK_HEIGHT, FundingNote, is_pubkey, op_return_data
 
 TAG = b"DUX"
 MAX_NOTE = 80
@@ -301,6 +302,18 @@ def decode(data: bytes) -> Note | None:
         return note if note.encode() == data else None
     except (BadTerms, ValueError, IndexError):
         return None
+
+
+def note_of(tx: Tx) -> tuple[bytes, Note] | None:
+    """Data and meaning of the note that a transaction carries: the first of its outputs that holds one.
+
+    A transaction says one thing: further notes, which only a miner could add, mean nothing.
+    """
+    for output in tx.vout:
+        script = output.script_pub_key.script
+        if script[:1] == b"\x6a" and (data := op_return_data(script)) and (note := decode(data)):
+            return data, note
+    return None
 
 
 # --- proposals and approvals -----------------------------------------------------------------------------------------

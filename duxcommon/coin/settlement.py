@@ -32,16 +32,23 @@ from btclib.tx import Tx
 
 from .. import money
 from ..errors import ScriptRefused
-from .script import EscrowTerms, FundingNote, is_p2pkh, is_p2sh, op_return_data, p2pkh_script, p2sh_script, parse_escrow
+from .notes import note_of
+from .script import EscrowTerms, FundingNote, is_p2pkh, is_p2sh, p2pkh_script, p2sh_script, parse_escrow
 from .tx import BLOCK_FLAGS, txid_of, verify_input
 
 RATE_GRACE = 144
 """Blocks during which a deposit may still carry the rate that was replaced: it may have been built before."""
 
 
+MAX_INPUTS = 32
+"""So many deposits a settlement may spend; the fee of a closing transaction is capped well below. Without a limit the
+check of one transaction of a megabyte could take minutes."""
+
+
 class Reason(Enum):
     """Why a transaction is not settled work."""
 
+    TOO_MANY_INPUTS = "there are more inputs than any channel's closing has"
     OTHER_SCRIPT = "an input does not spend an output of the escrow template"
     MIXED_CHANNELS = "the inputs belong to different channels"
     WRONG_OUTPUTS = "there are not two or three outputs"
@@ -139,6 +146,8 @@ def inspect(tx: Tx, prevouts: Sequence[Prevout]) -> Candidate | Refusal:
     def refuse(reason: Reason) -> Refusal:
         return Refusal(txid_of(tx), reason)
 
+    if len(tx.vin) > MAX_INPUTS:
+        return refuse(Reason.TOO_MANY_INPUTS)
     redeems = {_redeem_of(txin.script_sig, prevout.script) for txin, prevout in zip(tx.vin, prevouts, strict=True)}
     channels = [parse_escrow(redeem) for redeem in redeems]
     if None in channels or not channels:
@@ -226,9 +235,9 @@ def tax_rate(
 
 
 def note_in(tx: Tx) -> FundingNote | None:
-    """The first funding note that a transaction carries."""
-    found = (op_return_data(output.script_pub_key.script) for output in tx.vout)
-    return next((note for data in found if data and (note := FundingNote.decode(data)) is not None), None)
+    """The funding note of a transaction, when that is what its note says."""
+    found = note_of(tx)
+    return found[1] if found is not None and isinstance(found[1], FundingNote) else None
 
 
 def _redeem_of(script_sig: bytes, script: bytes) -> bytes:

@@ -379,6 +379,11 @@ def test_form_and_rules_are_judged_apart() -> None:
     )
 
 
+def test_a_transaction_with_more_inputs_than_any_closing_is_not_even_checked() -> None:
+    tx = make_tx([("bb" * 32, number) for number in range(33)], GOOD)
+    assert inspect(tx, prevouts() * 33) == Refusal(txid_of(tx), Reason.TOO_MANY_INPUTS)
+
+
 def test_outputs_for_other_inputs_are_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="outputs given"):
         judge(close_with(GOOD), prevouts(count=2))
