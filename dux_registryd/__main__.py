@@ -102,6 +102,7 @@ class Registryd(Daemon):
         )
         await self.heartbeat.first()
         self.spawn(self.directory.run(), "directory")
+        self.spawn(self.directory.catch_up(), "directory-catch-up")
         self.spawn(self.directory.tidy(), "directory-tidy")
         self.spawn(self.heartbeat.run(), "heartbeat")
         self.spawn(self.heartbeat.learn_payout(self.rpc("flopd")), "payout-address")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from duxcommon.api.common import SignedRecord
-from duxcommon.errors import DuxError
+from duxcommon.errors import DiskFull, DuxError
 from duxcommon.records import verify_record
 
 from .buckets import BucketTree
@@ -37,6 +37,8 @@ MAX_KEPT = 10_000
 """Records of others that this node may put again."""
 KEEPERS = 6
 """Nodes that keep a record, on average; in a small network all do."""
+AGAIN_S = 1.0
+"""So long after a record found the disk full it is tried whether there is room."""
 TIDY_S = 30.0
 KEEP_AFTER_S = (0.5, 3.0)
 REASONS = {
@@ -80,6 +82,9 @@ class Directory:
         self._own: dict[tuple[str, str], _Put] = {}
         self._kept: dict[tuple[str, str], _Put] = {}
         self._kept_more = asyncio.Event()
+        self._postponed: dict[tuple[str, str], SignedRecord] = {}
+        """Good records that came while the disk was full."""
+        self._postponed_some = asyncio.Event()
         self._started = False
         self.dropped: Counter[str] = Counter()
         """Reason → values that were refused."""
@@ -158,6 +163,19 @@ class Directory:
             while len(batch) < AT_ONCE and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
             await asyncio.gather(*(self._look(*item) for item in batch))
+
+    async def catch_up(self) -> None:
+        """Hand over what came while the disk was full, once there is room, until cancelled."""
+        while True:
+            await self._postponed_some.wait()
+            await asyncio.sleep(AGAIN_S)
+            self._postponed_some.clear()
+            for name, record in list(self._postponed.items()):
+                if not await self._take(record):
+                    self._postponed_some.set()
+                    break
+                if self._postponed.get(name) is record:
+                    del self._postponed[name]
 
     async def tidy(self) -> None:
         """Put the records of absent publishers, and follow the buckets as they fill, until cancelled."""
@@ -238,16 +256,36 @@ class Directory:
         tree.add(path, value, slot_of(record))
         for wanted in tree.wanted():
             self._dht.listen(_key(kind, wanted))
+        if not await self._take(record):
+            self._postpone(record)
+
+    async def _take(self, record: SignedRecord) -> bool:
+        """Hand a checked record to the handler of its kind; False where the disk is full."""
+        about = {"kind": record.kind, "node": record.node}
         try:
-            if await self._handlers[kind](record) and record.node != self._node:
+            if await self._handlers[record.kind](record) and record.node != self._node:
                 self.keep(record)
+        except DiskFull:
+            return False
         except DuxError as error:
             self.dropped[REASONS.get(error.name, error.name)] += 1
-            log.info("record refused", extra={"kind": kind, "node": record.node, "why": error.message})
+            log.info("record refused", extra={**about, "why": error.message})
         except Exception:
             # One record that trips a handler must not end the daemon.
             self.dropped["internal"] += 1
-            log.exception("a record could not be handled", extra={"kind": kind, "node": record.node})
+            log.exception("a record could not be handled", extra=about)
+        return True
+
+    def _postpone(self, record: SignedRecord) -> None:
+        # The engine tells of each value once: what is not kept now would stay unknown.
+        name = (record.kind, slot_of(record))
+        known = self._postponed.get(name)
+        if known is None and len(self._postponed) >= MAX_WAITING:
+            self.dropped["overflow"] += 1
+            return
+        if known is None or known.seq < record.seq:
+            self._postponed[name] = record
+        self._postponed_some.set()
 
     def _open(self, kind: str, sealed: bytes) -> tuple[SignedRecord | None, str]:
         """The checked record, or None and the reason why not."""

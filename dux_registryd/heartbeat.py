@@ -148,7 +148,8 @@ class Heartbeat:
                 log.warning("this node can't be announced: " + error.message)
             try:
                 # Not wait_for: on Python 3.11 it loses a cancellation that comes together with the event.
-                async with asyncio.timeout(self._settings.heartbeat_s):
+                # From the beginning on: a neighbour that is slow to store a record must not make the next one late.
+                async with asyncio.timeout(max(0.0, begun + self._settings.heartbeat_s - time.monotonic())):
                     await self._wake.wait()
                 await asyncio.sleep(max(GATHER_S, LEAST_GAP_S - (time.monotonic() - begun)))
             except TimeoutError:

@@ -18,7 +18,7 @@ from .transport import Addresses
 
 KIND = "node"
 MISSED = 3
-"""Heartbeats a node may miss before it counts as gone."""
+"""A node of which nothing was heard for so many of its heartbeats counts as gone."""
 MAX_NODES = 100_000
 """Beyond it a new node is known only in place of one that is gone."""
 FORGET_S = 30 * 86_400
@@ -88,11 +88,13 @@ class Nodes:
             _make_room(connection, now)
         # The first record of a node may have lain in the directory since it left; later ones are news.
         seen = min(now, record.time) if row is None else now
+        # `now` lost its fraction of a second, which must not make the last heartbeat in time one too late.
+        expires = seen + MISSED * body.heartbeat_s + 1
         hardware = body.hardware
         connection.execute(
             "REPLACE INTO nodes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                record.node, record.seq, seen, seen + MISSED * body.heartbeat_s, body.name, body.accepting,
+                record.node, record.seq, seen, expires, body.name, body.accepting,
                 body.load_pct, hardware.arch, hardware.cpu_cores, hardware.memory_mb, hardware.storage_mb,
                 hardware.gpu, record.model_dump_json(),
             ),
