@@ -10,19 +10,22 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dux_ctl import exits
 from dux_devnet.layout import DAEMONS
 from dux_devnet.network import wait_until
-from duxcommon.errors import DeadlinePassed, DiskFull, DuxError
+from duxcommon.errors import AppUnknown, DeadlinePassed, DiskFull, DuxError
 from duxcommon.money import COIN
 from tests.support.devnet import APPS, ROOT, TestNet, running_devnet
 from tests.support.refusals import assert_error, refused, refused_call, status, unchanged
 
 PRICE = COIN // 2
 """Of both apps."""
+HEARTBEAT_S = 60
+"""As by default: a node that could not note or send a heartbeat for as long as a test takes stays live."""
 STATE_MB, BLOBS_MB, KEPT_MB = 24, 300, 256
 """KEPT_MB is what registryd leaves free for others."""
 
@@ -57,7 +60,9 @@ def full(disk: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def net() -> Iterator[TestNet]:
     """alice sells, bob buys over a channel that is good for all calls here; both have small disks, logs included."""
-    with running_devnet(overrides={"bob/taskd": {"buyer": {"listing_s": 0}}}, start=False) as net:
+    settings: dict[str, dict[str, Any]] = {"bob/taskd": {"buyer": {"listing_s": 0}}}
+    settings["alice/registryd"] = {"heartbeat_s": HEARTBEAT_S}
+    with running_devnet(overrides=settings, start=False) as net:
         disks = [state(net, "alice"), state(net, "bob"), net.layout.folder / "bob" / "blobs"]
         try:
             for disk in disks:
@@ -113,8 +118,7 @@ def pays_again(net: TestNet) -> None:
     def ready() -> bool:
         with contextlib.suppress(DuxError):
             net.call("bob", "wallet.balance")
-            # While its disk was full, a node could not note whom it had heard of.
-            return bool(net.call("bob", "app.providers", {"app": "hello-words"})["providers"][0]["live"])
+            return True
         return False
 
     before = gross(net)
@@ -146,7 +150,16 @@ def test_a_full_disk_refuses_new_work_by_name_and_every_daemon_goes_on(net: Test
     # What was refused was not done: the same key pays now, for the first time.
     paid = net.call("alice", "wallet.balance")["confirmed"] + COIN
     net.call("bob", "wallet.send", sending)
-    wait_until(lambda: net.call("alice", "wallet.balance")["confirmed"] == paid, 20, "the payment")
+    wait_until(lambda: net.call("alice", "wallet.balance")["confirmed"] == paid, 60, "the payment")
+
+
+def test_what_was_published_while_the_disk_was_full_is_known_once_there_is_room(net: TestNet) -> None:
+    with full(state(net, "bob")):
+        published = net.ctl("alice", "app", "publish", str(ROOT / "tests" / "apps" / "ten-flop"))
+        assert published.returncode == exits.OK, published
+        net.wait_live("carol", "ten-flop")
+        refused_call(net, "bob", AppUnknown, "app.show", {"app": "ten-flop"})
+    net.wait_live("bob", "ten-flop")
 
 
 def test_a_call_under_way_when_the_disk_fills_up_is_paid_once_when_there_is_room(net: TestNet) -> None:
