@@ -112,6 +112,8 @@ class Coin:
     vout: int
     amount: int
     confirmations: int
+    script: bytes
+    """What it pays to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,7 +392,10 @@ class Core:
         """The wallet's own unspent, unlocked, mature outputs, unconfirmed ones included."""
         found = await self.call("listunspent", 0, MAX_CONFIRMATIONS)
         return [
-            Coin(str(entry["txid"]), _int(entry["vout"]), to_koinu(entry["amount"]), _int(entry["confirmations"]))
+            Coin(
+                *(str(entry["txid"]), _int(entry["vout"]), to_koinu(entry["amount"]), _int(entry["confirmations"])),
+                script=bytes.fromhex(entry["scriptPubKey"]),
+            )
             for entry in found
             if entry["spendable"]
         ]
@@ -412,10 +417,15 @@ class Core:
                     raise
 
     @_shaped
-    async def fund(self, raw: str, *, change_at: int, fee_rate: int) -> Funded:
-        """Let Core add inputs and at most one change output, at position `change_at`; `fee_rate` in koinu/kB."""
+    async def fund(self, raw: str, *, change_at: int, fee_rate: int, change_to: str | None = None) -> Funded:
+        """Let Core add inputs and at most one change output, at position `change_at`; `fee_rate` in koinu/kB.
+
+        Inputs that are there already are kept. The change goes to the address `change_to`, by default to a new one.
+        """
         options: dict[str, Any] = {"changePosition": change_at, "feeRate": to_coins(fee_rate)}
-        if await self.dialect() == "modern":
+        if change_to is not None:
+            options["changeAddress"] = change_to
+        elif await self.dialect() == "modern":
             options["change_type"] = "legacy"
         funded = await self.call("fundrawtransaction", raw, options)
         return Funded(str(funded["hex"]), to_koinu(funded["fee"]), _int(funded["changepos"]))

@@ -14,6 +14,7 @@ from duxcommon.errors import ConfigError, MainChainRefused, WrongPassphrase
 from duxcommon.network import NetworkDefinition
 
 from .core import Core
+from .cosign import Guardian
 from .intents import Intent
 from .keyring import Keyring
 from .keystore import read_passphrase
@@ -59,6 +60,7 @@ class FlopDaemon(Daemon):
         self.store = Store(self.settings.state_dir / "flopd.sqlite", MIGRATIONS)
         self.core = Core(self.settings.core, self.network.genesis)
         self.keyring = Keyring(keystore_path(self.settings), self.store, self.core, self.params)
+        self.guardian = Guardian(self.keyring, self.store, self.network.id, self.settings.guardian_user)
         self.watcher = Watcher(self.core, self.store, self.params, self.settings.poll_s)
         self.transactions = Transactions(self.core, self.store, self.watcher, self._ready)
         self.wallet = Wallet(self.core, self.store, self.params, self.label, self.transactions)
@@ -85,6 +87,7 @@ class FlopDaemon(Daemon):
             raise ConfigError("`core` and `keystore` can't change while the daemon runs", hint="Restart it instead.")
         chain_of(self.network, settings)
         self.watcher.poll_s = settings.poll_s
+        self.guardian.configure(settings.guardian_user)
 
     def methods(self) -> Iterable[object]:
         return [WalletMethods(self), ChainMethods(self), KeyMethods(self), TxMethods(self)]

@@ -1,18 +1,29 @@
-"""Building payments: Core picks the coins and signs, we check every figure of what it made before it is committed."""
+"""Building payments: Core picks the coins and signs, we check every figure of what it made before it is committed.
+
+A payment that is to prove a key (a vote, say) spends a coin of that key's address: we pick that one, Core the others.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from btclib.tx import Tx
 
 from duxcommon.coin.script import op_return_script
 from duxcommon.coin.tx import fee_for, make_tx, outpoint_of, parse_tx, serialize_tx
-from duxcommon.errors import BadTransaction, ChainFault, DustAmount, FeeTooHigh, InsufficientFunds, InvalidParams
+from duxcommon.errors import (
+    BadTransaction,
+    ChainFault,
+    DustAmount,
+    FeeTooHigh,
+    InsufficientFunds,
+    InvalidParams,
+    NoPayoutCoin,
+)
 from duxcommon.money import DUST, MAX_MONEY, format_flop
 
 from .blocks import same_id
-from .core import Core, OutpointKey
+from .core import Coin, Core, OutpointKey
 from .intents import Input
 from .settings import MIN_FEE_RATE
 
@@ -22,10 +33,19 @@ MAX_FEE = 10_000_000
 MAX_SEND_FEE = 100_000_000
 """No payment by hand pays more than 1 FLOP."""
 _TYPICAL_SIZE = 224
+_DATA_SIZE = 92
 _MAX_CLASHES = 20
 
 Output = tuple[bytes, int]
 """Script and koinu."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The key that a payment is to prove: its P2PKH script, and the same as an address."""
+
+    script: bytes
+    address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +82,36 @@ def check_size(fee: int, size: int, max_fee: int) -> None:
         )
     if fee * 1000 <= MIN_FEE_RATE * size:
         raise BadTransaction(f"a fee of {fee} koinu is not above 0.01 FLOP/kB for {size} bytes; it would never confirm")
+
+
+def proving_coin(
+    coins: Sequence[Coin], held: Container[OutpointKey], proof: Proof, asked: Sequence[Output]
+) -> OutpointKey:
+    """The smallest confirmed coin of a proof's address that no transaction holds. Raises NoPayoutCoin.
+
+    One that leaves change is taken first: less than an output can hold would go into the fee, and nothing back.
+    """
+    own = [coin for coin in coins if coin.script == proof.script and coin.amount >= DUST]
+    free = [coin for coin in own if coin.confirmations > 0 and (coin.txid, coin.vout) not in held]
+    if free:
+        lasting = sum(amount for _, amount in asked) + fee_for(_TYPICAL_SIZE + _DATA_SIZE) + DUST
+        enough = [coin for coin in free if coin.amount >= lasting]
+        best = min(enough or free, key=lambda coin: (coin.amount, coin.txid, coin.vout))
+        return best.txid, best.vout
+    if own:
+        raise NoPayoutCoin(
+            f"all coins of the payout address {proof.address} wait for a confirmation",
+            hint="Wait for the next block and try again.",
+        )
+    raise NoPayoutCoin(f"the payout address {proof.address} holds no coin, so that nothing can prove its key")
+
+
+def check_proof(asked: Sequence[Output], tx: Tx, proving: OutpointKey, proof: Proof) -> None:
+    """Raise ChainFault unless the transaction spends the coin that proves the key, and its change goes back there."""
+    if proving not in map(outpoint_of, tx.vin):
+        raise ChainFault("Core dropped the input that was to prove the payout key; nothing was signed")
+    if any(output.script_pub_key.script != proof.script for output in tx.vout[len(asked) :]):
+        raise ChainFault("Core sends the change elsewhere than it was told; nothing was signed")
 
 
 def check_funded(
@@ -103,13 +153,15 @@ class Builder:
         self.lock = asyncio.Lock()
         """Held from the picking of coins until the commit that claims them."""
 
-    async def build(self, asked: Sequence[Output], *, fee_rate: int, max_fee: int, sign: bool) -> Built:
+    async def build(
+        self, asked: Sequence[Output], *, fee_rate: int, max_fee: int, sign: bool, proof: Proof | None = None
+    ) -> Built:
         """A payment of exactly these outputs; the caller holds `lock`.
 
-        Raises InsufficientFunds, FeeTooHigh, ChainFault and what Core's calls raise.
+        With a `proof` it spends a coin of that address, and the change goes back there, so that the next proof finds
+        one. Raises InsufficientFunds, NoPayoutCoin, FeeTooHigh, ChainFault and what Core's calls raise.
         """
-        raw = make_tx([], asked).serialize(include_witness=False, check_validity=False).hex()
-        tx, amounts = await self._fund(raw, asked, fee_rate, max_fee)
+        tx, amounts = await self._fund(asked, fee_rate, max_fee, proof)
         tx, fee, inputs = check_funded(asked, tx, amounts, max_fee)
         unsigned = same_id(tx)
         if sign:
@@ -120,12 +172,17 @@ class Builder:
         return Built(serialize_tx(tx).hex(), tx.id.hex(), unsigned, fee, inputs)
 
     async def _fund(
-        self, raw: str, asked: Sequence[Output], fee_rate: int, max_fee: int
+        self, asked: Sequence[Output], fee_rate: int, max_fee: int, proof: Proof | None
     ) -> tuple[Tx, dict[OutpointKey, int]]:
         for _ in range(_MAX_CLASHES):
-            amounts = {(coin.txid, coin.vout): coin.amount for coin in await self._core.coins()}
+            coins = await self._core.coins()
+            amounts = {(coin.txid, coin.vout): coin.amount for coin in coins}
+            proving = proving_coin(coins, self._held(), proof, asked) if proof else None
+            draft = make_tx([proving] if proving else [], asked)
+            raw = draft.serialize(include_witness=False, check_validity=False).hex()
+            change_to = proof.address if proof else None
             try:
-                funded = await self._core.fund(raw, change_at=len(asked), fee_rate=fee_rate)
+                funded = await self._core.fund(raw, change_at=len(asked), fee_rate=fee_rate, change_to=change_to)
             except ChainFault as error:
                 if "nsufficient funds" in error.message:
                     raise self._too_little(asked, amounts, fee_rate) from error
@@ -138,6 +195,8 @@ class Builder:
             held = self._held()
             clashes = [outpoint for outpoint in map(outpoint_of, tx.vin) if outpoint in held]
             if not clashes:
+                if proof and proving:
+                    check_proof(asked, tx, proving, proof)
                 return tx, amounts
             # Core forgets its locks when it restarts.
             await self._core.lock(clashes)

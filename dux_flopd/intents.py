@@ -288,19 +288,30 @@ def record_mined(connection: sqlite3.Connection, intent: Intent, height: int) ->
     return get(connection, intent.id)
 
 
+_PAYS_THE_FUND = "EXISTS (SELECT 1 FROM watches WHERE watches.script = outputs.script AND ref GLOB 'fund/*')"
+"""Of an output: it belongs to the community fund, under one of the names by which its scripts are watched."""
+
+
 def in_channels(connection: sqlite3.Connection) -> int:
     """Koinu that the wallet paid to watched scripts and that nobody has spent."""
     row = connection.execute(
-        "SELECT coalesce(sum(amount), 0) FROM outputs WHERE spender_txid IS NULL "
-        "AND EXISTS (SELECT 1 FROM intents WHERE intents.txid = outputs.txid AND picked = 1)"
+        "SELECT coalesce(sum(amount), 0) FROM outputs WHERE spender_txid IS NULL "  # noqa: S608
+        "AND EXISTS (SELECT 1 FROM intents WHERE intents.txid = outputs.txid AND picked = 1) "
+        f"AND NOT {_PAYS_THE_FUND}"
     ).fetchone()
     return int(row[0])
 
 
 def purpose_of(connection: sqlite3.Connection, txid: str) -> str | None:
-    """What a transaction was for: as its intent says, or `close` when a peer closed one of our channels with it."""
+    """What a transaction was for: as its intent says, or what spent a watched output.
+
+    `payout` when that was the community fund's, and `close` when a peer closed one of our channels.
+    """
     intent = of_txid(connection, txid)
     if intent is not None:
         return intent.purpose
-    row = connection.execute("SELECT 1 FROM outputs WHERE spender_txid = ?", (txid,)).fetchone()
-    return "close" if row else None
+    query = f"SELECT {_PAYS_THE_FUND} FROM outputs WHERE spender_txid = ? LIMIT 1"  # noqa: S608
+    row = connection.execute(query, (txid,)).fetchone()
+    if row is None:
+        return None
+    return "payout" if row[0] else "close"

@@ -17,8 +17,8 @@ from duxcommon.money import format_flop
 
 from . import outputs
 from .core import Core
-from .funding import MAX_FEE
-from .keystore import PAYOUT_PATH, Keystore, caller_path
+from .funding import MAX_FEE, Proof
+from .keystore import GUARDIAN_PATH, PAYOUT_PATH, KeyPair, Keystore, caller_path
 
 LABEL = "dux"
 """Label of our keys in Core's wallet."""
@@ -88,14 +88,29 @@ class Keyring:
 
     # --- keys ------------------------------------------------------------------------------------------------
 
-    def _info(self, pubkey: bytes) -> KeyInfo:
+    def info(self, pubkey: bytes) -> KeyInfo:
+        """A key as replies tell it."""
         address = address_of(p2pkh_script(pubkey), self._params)
         assert address is not None  # P2PKH has one
         return KeyInfo(pubkey=pubkey.hex(), address=address)
 
     def payout(self) -> KeyInfo:
         """The stable payout key. Raises KeystoreMissing."""
-        return self._info(self.keystore.payout_pubkey)
+        return self.info(self.keystore.payout_pubkey)
+
+    def proof(self) -> Proof:
+        """The payout key as a payment can prove it. Raises KeystoreMissing."""
+        return Proof(p2pkh_script(self.keystore.payout_pubkey), self.payout().address)
+
+    def payout_pair(self) -> KeyPair:
+        """The payout key with its private key. Raises WalletLocked, KeystoreMissing."""
+        self.check_unlocked()
+        return self.keystore.key(PAYOUT_PATH)
+
+    def guardian(self) -> KeyPair:
+        """The key as a guardian of the community fund, with its private key. Raises WalletLocked, KeystoreMissing."""
+        self.check_unlocked()
+        return self.keystore.key(GUARDIAN_PATH)
 
     async def new(self, owner: int, ref: str) -> KeyInfo:
         """The key that this caller has under this name, made at the first call and imported into Core's wallet.
@@ -114,7 +129,7 @@ class Keyring:
             assert row is not None
             if not row["imported"]:
                 await self._import(row["number"])
-        return self._info(bytes.fromhex(row["pubkey"]))
+        return self.info(bytes.fromhex(row["pubkey"]))
 
     async def _import(self, number: int) -> None:
         self.check_unlocked()

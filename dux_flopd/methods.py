@@ -6,8 +6,10 @@ from pydantic import Field
 
 from duxcommon.api.common import Address, Hash32, Hex, IdempotencyKey, Koinu, PubKey, Seconds
 from duxcommon.api.flopd import (
+    Approval,
     Balance,
     ChainStatus,
+    Cosignature,
     History,
     KeyInfo,
     PrevOut,
@@ -36,6 +38,7 @@ from duxcommon.errors import (
     IntentUnknown,
     KeystoreMissing,
     KeyUnknown,
+    NoPayoutCoin,
     SignRefused,
     TxRejected,
     TxTooEarly,
@@ -210,6 +213,16 @@ class KeyMethods:
         """Tell the key that the calling daemon has under a name; it is made at the first call."""
         return await self._daemon.keyring.new(caller.uid, ref)
 
+    @method("key.guardian", access="daemon", errors=(WalletLocked, KeystoreMissing))
+    async def guardian(self) -> KeyInfo:
+        """Tell the node's key as a guardian of the community fund."""
+        return self._daemon.guardian.key()
+
+    @method("key.approve", access="daemon", errors=(WalletLocked, KeystoreMissing), example={"proposal": "0" * 64})
+    async def approve(self, proposal: Hash32, caller: Caller) -> Approval:
+        """Sign a proposal with the guardian key; only for the user that `guardian_user` names."""
+        return self._daemon.guardian.approve(caller, proposal)
+
 
 class TxMethods:
     """Transactions of channels."""
@@ -220,7 +233,7 @@ class TxMethods:
     @method(
         "tx.fund",
         access="daemon",
-        errors=PAY,
+        errors=(*PAY, NoPayoutCoin),
         example={
             "outputs": [{"script": "a914" + "00" * 20 + "87", "amount": 100000000}],
             "data": None,
@@ -237,9 +250,15 @@ class TxMethods:
         *,
         purpose: Purpose,
         ref: Ref,
+        from_payout: bool = False,
         caller: Caller,
     ) -> TxIntent:
-        """Build, sign and commit a payment and lock its coins; it is not sent."""
+        """Build, sign and commit a payment and lock its coins; it is not sent.
+
+        With `from_payout` it spends a confirmed coin of the payout address, so that it proves the payout key, and the
+        change goes back there.
+        """
+        proof = self._daemon.keyring.proof() if from_payout else None
         intent = await self._daemon.transactions.fund(
             caller.uid,
             f"fund:{key}",
@@ -250,6 +269,7 @@ class TxMethods:
             fee_rate=self._daemon.settings.fee_rate,
             max_fee=funding.MAX_FEE,
             sending=False,
+            proof=proof,
         )
         return self._daemon.intent_reply(intent)
 
@@ -293,3 +313,18 @@ class TxMethods:
         """Sign all inputs of a channel's transaction with a key of the calling daemon or the payout key."""
         made = self._daemon.keyring.sign(caller.uid, hex, prevouts, bytes.fromhex(pubkey))
         return Signatures(signatures=[signature.hex() for signature in made])
+
+    @method(
+        "tx.cosign",
+        access="daemon",
+        errors=(WalletLocked, KeystoreMissing, SignRefused, BadTransaction),
+        example={"hex": "00", "prevouts": []},
+    )
+    async def cosign(
+        self, hex: Hex, prevouts: Annotated[list[PrevOut], Field(max_length=300)], caller: Caller
+    ) -> Cosignature:
+        """Sign a community fund's transaction with the guardian key; only for the user that `guardian_user` names.
+
+        Outputs that the key signs away must be watched (`chain.watch`). The same question gets the same answer.
+        """
+        return self._daemon.guardian.cosign(caller, hex, prevouts)

@@ -283,6 +283,16 @@ def amounts(connection: sqlite3.Connection, spent: Sequence[OutpointKey]) -> dic
     return found
 
 
+def paid(connection: sqlite3.Connection, spent: Sequence[OutpointKey]) -> dict[OutpointKey, tuple[bytes, int]]:
+    """Script and amount of those outputs that are known here."""
+    found = {}
+    for outpoint in spent:
+        row = connection.execute("SELECT script, amount FROM outputs WHERE txid = ? AND vout = ?", outpoint).fetchone()
+        if row is not None:
+            found[outpoint] = (bytes.fromhex(row["script"]), int(row["amount"]))
+    return found
+
+
 # --- Core's watch-only imports -----------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any
 
 from duxcommon import failpoint
+from duxcommon.coin.multisig import MAX_STANDARD_SIZE, max_fee
 from duxcommon.coin.script import op_return_data
 from duxcommon.coin.tx import outpoint_of, parse_tx
 from duxcommon.db import Store
@@ -31,7 +32,7 @@ from duxcommon.money import DUST, format_flop
 from . import funding, intents, outputs
 from .blocks import SeenTx, parse_seen, same_id
 from .core import Core, OutpointKey
-from .funding import Builder, Built, Output
+from .funding import Builder, Built, Output, Proof
 from .intents import Draft, Input, Intent
 from .watch import Watcher
 
@@ -108,21 +109,24 @@ class Transactions:
         fee_rate: int,
         max_fee: int,
         sending: bool,
+        proof: Proof | None = None,
     ) -> Intent:
         """Build and commit a payment and lock its coins; with `sending` it is sent as well.
 
-        The same key gives the same intent again. Raises Conflict, InsufficientFunds, FeeTooHigh, DustAmount.
+        With a `proof` it spends a coin of that address. The same key gives the same intent again. Raises Conflict,
+        InsufficientFunds, NoPayoutCoin, FeeTooHigh, DustAmount.
         """
         params = _canonical(
             {"pay": [[script.hex(), amount] for script, amount in pay], "data": data.hex() if data else None}
             | {"purpose": purpose, "ref": ref, "fee_rate": fee_rate}
+            | ({"proof": proof.address} if proof else {})
         )
         async with self._builder.lock:
             known = self._store.read(lambda c: intents.by_key(c, owner, key, params))
             if known is None:
                 self._ready()
                 asked = funding.check_outputs(pay, data)
-                built = await self._builder.build(asked, fee_rate=fee_rate, max_fee=max_fee, sign=True)
+                built = await self._builder.build(asked, fee_rate=fee_rate, max_fee=max_fee, sign=True, proof=proof)
                 failpoint.hit("flopd:built")
                 draft = Draft(
                     *(owner, key, params, purpose, ref),
@@ -148,6 +152,9 @@ class Transactions:
         tx = parse_tx(raw)
         if not all(txin.script_sig for txin in tx.vin):
             raise BadTransaction("an input of the transaction is not signed")
+        size = len(raw) // 2
+        if size > MAX_STANDARD_SIZE:
+            raise BadTransaction(f"the transaction has {size} bytes, and no node relays more than {MAX_STANDARD_SIZE}")
         for output in tx.vout:
             if output.value < DUST and op_return_data(output.script_pub_key.script) is None:
                 raise DustAmount(f"an output of {format_flop(output.value)} FLOP does not reach the other nodes")
@@ -161,7 +168,8 @@ class Transactions:
                 fee = sum(amounts.values()) - sum(output.value for output in tx.vout)
                 if fee < 0:
                     raise BadTransaction("the transaction pays more than it spends")
-                funding.check_size(fee, len(raw) // 2, funding.MAX_FEE)
+                # A fund's transaction over two hundred inputs may cost what no channel's does.
+                funding.check_size(fee, size, max(funding.MAX_FEE, max_fee(size)))
             inputs = tuple(Input(*outpoint, amounts.get(outpoint, 0)) for outpoint in spent)
             draft = Draft(
                 *(owner, key, params, purpose, ref), *(raw, tx.id.hex(), same_id(tx), fee, inputs), picked=False

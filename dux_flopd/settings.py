@@ -81,5 +81,7 @@ class FlopdSettings(Settings):
     """Of ordinary transactions, koinu per 1000 bytes."""
     fee_rate_high: Annotated[int, Field(gt=MIN_FEE_RATE, le=100_000_000)] = 5_100_000
     """Of `wallet.send` with fee "high"."""
+    guardian_user: Annotated[str, Field(min_length=1, max_length=64)] = "dux-airdropd"
+    """The one user, beside root and flopd's own, for whom the guardian key signs: proposals and fund transactions."""
     accept_main_chain_risk: bool = False
     """Flopcoin's main chain is refused without this: backup and crash hardening are still to come."""

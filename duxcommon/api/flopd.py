@@ -263,3 +263,29 @@ class Transaction(Model):
     txid: Txid
     hex: Annotated[str, Field(pattern=r"^([0-9a-f]{2})*$", max_length=2_000_000)]
     height: int
+
+
+# --- what a guardian signs, and bonds ------------------------------------------------------------------------------
+
+
+class Approval(Model):
+    """A guardian's signature under a proposal; see `duxcommon.coin.notes.approval_message`."""
+
+    pubkey: PubKey
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
+class Cosignature(Model):
+    """A guardian's signatures of a fund transaction."""
+
+    pubkey: PubKey
+    signatures: list[Hex | None]
+    """DER + SIGHASH_ALL byte, one for each input in order; null where the input's script does not name the key."""
+
+
+class BondOutpoint(Model):
+    """A bond: where it is, and the height at which its coins come free."""
+
+    txid: Txid
+    vout: Annotated[int, Field(ge=0, le=2**32 - 1)]
+    lock_height: Annotated[int, Field(ge=1, le=499_999_999)]

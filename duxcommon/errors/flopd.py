@@ -44,7 +44,7 @@ class KeyUnknown(FlopdError):
 
 class SignRefused(FlopdError):
     code = 2007
-    hint_default = "Only transactions that spend the node's own channels, at a sane fee, are signed."
+    hint_default = "Only transactions of the node's own channels and of the community fund, at a sane fee, are signed."
 
 
 class ChainDown(FlopdError):
@@ -132,3 +132,11 @@ class ChainMoved(FlopdError):
     code = 2029
     retry = True
     hint_default = "A reorganisation replaced blocks that were read before; they are read again."
+
+
+class NoPayoutCoin(FlopdError):
+    code = 2030
+    retry = True
+    hint_default = (
+        "Send 0.1 FLOP to the payout address, which `dux-ctl wallet status` shows, wait for a block and try again."
+    )

@@ -98,9 +98,9 @@ class FakeCore(Core):
         return None
 
     async def coins(self) -> list[Coin]:
-        return [Coin("77" * 32, 0, 10 * COIN, 6)]
+        return [Coin("77" * 32, 0, 10 * COIN, 6, b"")]
 
-    async def fund(self, raw: str, *, change_at: int, fee_rate: int) -> Funded:
+    async def fund(self, raw: str, *, change_at: int, fee_rate: int, change_to: str | None = None) -> Funded:
         asked = Tx.parse_without_witness(bytes.fromhex(raw), check_validity=False)
         out = [(output.script_pub_key.script, output.value) for output in asked.vout]
         total = sum(amount for _, amount in out)
@@ -292,7 +292,7 @@ def test_what_core_makes_of_an_order_is_checked_before_it_is_signed(short_tmp: P
         honest = core.fund
 
         def lie(change: Callable[[Tx], Tx]) -> Callable[..., Coroutine[Any, Any, Funded]]:
-            async def fund(raw: str, *, change_at: int, fee_rate: int) -> Funded:
+            async def fund(raw: str, *, change_at: int, fee_rate: int, change_to: str | None = None) -> Funded:
                 funded = await honest(raw, change_at=change_at, fee_rate=fee_rate)
                 return Funded(serialize_tx(change(parse_tx(funded.hex))).hex(), funded.fee, change_at)
 
