@@ -7,7 +7,7 @@ between any two is taken up by the outbox, and every step may be repeated withou
 import asyncio
 import hashlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -36,10 +36,12 @@ from duxcommon.errors import (
     TimedOut,
 )
 from duxcommon.money import format_flop
+from duxcommon.network import Seat
 from duxcommon.outbox import put
 
 from . import channel as rules
 from . import ledger, rows
+from . import terms as voted
 from .closing import retire_if_idle
 from .contract import Escrow
 from .desk import Desk, context
@@ -47,9 +49,6 @@ from .failpoints import hit
 from .intake import now
 from .rows import ChannelRow, FundingRow
 from .signing import Pusher
-
-MAX_HEIGHT_GAP = 36
-"""Blocks that a provider's chain may be ahead of or behind ours when a channel is opened."""
 
 ANNOUNCE_FOR_S = 600
 """A deposit is given up when the provider could not be told of it for so long; it was not sent then."""
@@ -77,7 +76,7 @@ class Channels:
         """A channel on which `amount` can be signed away; the closing fee is deposited on top of it.
 
         Returns once the deposit was sent. Raises ChannelExists, DepositCapReached, DepositTooSmall, ProviderUnknown,
-        ArbiterMissing, TermsRefused, LockTooFar, and what flopd and the provider answer.
+        ArbiterMissing, TermsRefused, LockTooFar, RulesPending, and what flopd and the provider answer.
         """
         cap = self._desk.settings.deposit_cap
         if amount > cap:
@@ -108,6 +107,9 @@ class Channels:
                 extra = 0 if self._ends_soon(row) else self._extra(row, price)
                 if extra is None:
                     return False
+                if extra and row.tax_bps != await self._tax_now():
+                    # Each deposit must fit the rate in force when it confirms.
+                    extra = 0
                 if extra:
                     funding = await self._add_funding(row, extra, f"{key}/top-up/{now()}")
                     await self._sent(row.id, funding)
@@ -141,7 +143,7 @@ class Channels:
 
     def _ends_soon(self, row: ChannelRow) -> bool:
         settings = self._desk.settings
-        return self._desk.height() >= row.lock_height - settings.close_margin - rules.LAST_BLOCKS
+        return self._desk.height() >= self._desk.ends(row) - settings.close_margin - rules.LAST_BLOCKS
 
     def _extra(self, row: ChannelRow, price: int) -> int | None:
         """What a top-up should add; None when money that is on its way is enough, 0 when the cap forbids it."""
@@ -155,13 +157,16 @@ class Channels:
         pending = coin_tx.usable(coming)
         if pending - row.gross - row.held >= price:
             return None
-        if len(coming) >= rules.MAX_DEPOSITS or row.tax_bps != self._desk.tax_bps:
-            # Each deposit must fit the tax in force when it confirms.
+        if len(coming) >= rules.MAX_DEPOSITS:
             return 0
         extra = rules.top_up(row.line, pending, price, self._desk.settings.deposit_cap)
         # One more input makes the close dearer; that is deposited on top.
         fee = coin_tx.closing_fee(len(coming) + 1) - (coin_tx.closing_fee(len(coming)) if coming else 0)
         return extra + fee if extra else 0
+
+    async def _tax_now(self) -> int:
+        """The rate of the next block. Raises RulesPending."""
+        return voted.in_force(await self._desk.book_now(), self._desk.height()).parameters.tax_bps
 
     async def _retire(self, row: ChannelRow) -> None:
         def commit(connection: sqlite3.Connection) -> ChannelRow:
@@ -184,7 +189,8 @@ class Channels:
             raise ChainSyncing(
                 f"Core is at block {chain.height} of {chain.headers}; no channel is opened before it has caught up"
             )
-        arbiter = await self._arbiter(provider)
+        book = await desk.book_now()
+        arbiter = await self._arbiter(provider, voted.in_force(book, height).arbiters)
         index = desk.store.read(rows.next_key_index)
         while index in self._indexes:
             index += 1
@@ -194,17 +200,21 @@ class Channels:
             terms = await desk.peers.propose(provider, buyer, arbiter)
             amount = amount_of(terms)
             self._check_terms(terms, amount, height, await desk.payout_pubkey())
+            lock_height = height + desk.settings.lock_blocks
+            voted.check_tax(book, terms.tax_bps, height)
+            voted.check_fund(book, terms.fund_script, height, lock_height)
             contract = ChannelContract(
                 provider_pubkey=terms.payout_pubkey,
                 buyer_pubkey=buyer,
                 arbiter_pubkey=arbiter,
-                lock_height=height + desk.settings.lock_blocks,
-                tax_bps=desk.tax_bps,
+                lock_height=lock_height,
+                tax_bps=terms.tax_bps,
+                fund_script=terms.fund_script,
             )
             row = ChannelRow(
-                0, Escrow.of(contract, desk.fund_script, desk.min_tax).id, "buyer", provider, "NEW",
-                contract.provider_pubkey, buyer, arbiter, contract.lock_height, contract.tax_bps, terms.max_unpaid,
-                height, index, now(),
+                0, Escrow.of(contract, desk.min_tax).id, "buyer", provider, "NEW",
+                contract.provider_pubkey, buyer, arbiter, contract.lock_height, contract.tax_bps,
+                contract.fund_script, terms.max_unpaid, height, index, now(),
             )  # fmt: skip
             funding = FundingRow(self._first(row.id), row.id, amount + coin_tx.closing_fee(1), "NEW")
 
@@ -231,21 +241,21 @@ class Channels:
                 f"the provider asks for at least {format_flop(least)} FLOP, {format_flop(amount)} FLOP were offered",
                 details={"min_deposit": least, "amount": amount},
             )
-        if abs(terms.height - height) > MAX_HEIGHT_GAP:
+        if abs(terms.height - height) > voted.AHEAD:
             raise LockTooFar(
                 f"the provider's chain is at height {terms.height}, this node's at {height}",
                 details={"theirs": terms.height, "ours": height},
                 hint="One of the two nodes is not in sync with the chain; wait until both are.",
             )
 
-    async def _arbiter(self, provider: str) -> str:
-        """An arbiter that both sides know and that is neither of them; spread by the provider's id."""
+    async def _arbiter(self, provider: str, known: Sequence[Seat]) -> str:
+        """An arbiter in force that is neither of both sides; spread by the provider's id."""
         own = await self._desk.payout_pubkey()
         trusted = self._desk.settings.arbiters
         chosen = [
-            member.pubkey
-            for member in self._desk.network.arbiters
-            if member.node != provider and member.pubkey != own and (not trusted or member.pubkey in trusted)
+            seat.pubkey
+            for seat in known
+            if seat.node != provider and seat.pubkey != own and (not trusted or seat.pubkey in trusted)
         ]
         if not chosen:
             raise ArbiterMissing("no trusted arbiter of this network is apart from buyer and provider")
@@ -256,7 +266,8 @@ class Channels:
     async def topup(self, channel_id: str, amount: int, key: str) -> ChannelRow:
         """Add to a channel's deposit; returns once that was sent.
 
-        Raises BadTransition unless the channel is OPEN and ours, DepositCapReached, and what flopd answers.
+        Raises BadTransition unless the channel is OPEN, ours and under the rate in force, DepositCapReached,
+        RulesPending, and what flopd answers.
         """
         row = self._desk.row(channel_id)
         funding_id = hashlib.sha256(f"top-up/{channel_id}/{key}".encode()).hexdigest()[:32]
@@ -265,7 +276,7 @@ class Channels:
         else:
             if row.role != "buyer" or row.state != "OPEN" or row.retiring:
                 raise BadTransition(f"a channel in state {row.state} can't be topped up by this node")
-            if row.tax_bps != self._desk.tax_bps:
+            if row.tax_bps != await self._tax_now():
                 raise BadTransition("the channel carries a tax that is no longer in force; close it and open another")
             cap = self._desk.settings.deposit_cap
             seen = {(d.txid, d.vout) for d in self._desk.store.read(lambda c: rows.deposits(c, channel_id))}
@@ -328,6 +339,7 @@ class Channels:
         try:
             if row.state not in rules.LIVE:
                 raise ChannelClosed(f"the channel is {row.state}")
+            await self._check_rate(row, funding)
             if funding.state == "NEW":
                 funding = await self._build(row, funding)
                 row = self._desk.row(funding.channel)
@@ -340,6 +352,15 @@ class Channels:
             if unsure or (error.retry and now() - row.created < ANNOUNCE_FOR_S):
                 raise
             await self._give_up(row, funding, error)
+
+    async def _check_rate(self, row: ChannelRow, funding: FundingRow) -> None:
+        """A deposit that waited for long must not be sent any more when the rate of its channel was replaced.
+
+        Raises TermsRefused and RulesPending; says nothing of a deposit that may have been sent.
+        """
+        if funding.intent is not None and (await self._desk.flopd.intent(funding.intent)).state != "built":
+            return
+        voted.check_tax(await self._desk.book_now(), row.tax_bps, self._desk.height())
 
     async def _build(self, row: ChannelRow, funding: FundingRow) -> FundingRow:
         escrow = self._desk.escrow(row)

@@ -47,10 +47,11 @@ class Escrow:
     script: bytes
     """The output script that a deposit pays."""
     fund_script: bytes
+    """Where the tax goes, fixed when the channel was opened."""
     min_tax: int
 
     @classmethod
-    def of(cls, contract: ChannelContract, fund_script: bytes, min_tax: int = DUST) -> "Escrow":
+    def of(cls, contract: ChannelContract, min_tax: int = DUST) -> "Escrow":
         """The channel of a contract; raises TermsRefused when no valid script can be made of it."""
         terms = coin_script.EscrowTerms(
             bytes.fromhex(contract.provider_pubkey),
@@ -62,6 +63,7 @@ class Escrow:
             redeem = terms.script()
         except BadTerms as error:
             raise TermsRefused(error.message) from error
+        fund_script = bytes.fromhex(contract.fund_script)
         return cls(contract, terms, terms.channel_id(), redeem, coin_script.p2sh_script(redeem), fund_script, min_tax)
 
     def note(self) -> bytes:

@@ -6,10 +6,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from duxcommon.coin import fund as coin_fund
 from duxcommon.daemon import Daemon
 from duxcommon.db import Store
-from duxcommon.errors import ConfigError, DuxError
+from duxcommon.errors import DuxError
+from duxcommon.rulekeeper import RuleKeeper
 
+from . import rows
 from .desk import Desk
 from .events import Events
 from .methods import BooksMethods, ChannelMethods, PaymentMethods
@@ -19,6 +22,7 @@ from .services import Services
 from .settings import EscrowSettings
 
 WRITE_OFF_EVERY_S = 600
+ASK_RULES_AGAIN_S = 10.0
 MEET_S = 5.0
 MEET_AGAIN_S = 0.1
 
@@ -31,10 +35,12 @@ class EscrowDaemon(Daemon):
     settings: EscrowSettings
 
     async def start(self) -> None:
-        self._check_arbiters(self.settings)
         self.store = Store(self.settings.state_dir / "escrowd.sqlite", MIGRATIONS)
+        first = coin_fund.fund_script(self.network).hex()
+        await self.store.write(lambda c: rows.name_fund_script(c, first))
         flopd, peers = Flopd(self.rpc("flopd")), Peers(self.rpc("registryd"))
-        self.services = Services.at(Desk(self.store, flopd, peers, self.network, self.settings))
+        self.rules = RuleKeeper(self.settings.state_dir / "rules.json", self.rpc("airdropd"), self.network)
+        self.services = Services.at(Desk(self.store, flopd, peers, self.rules, self.network, self.settings))
         await self._meet_flopd(flopd)
         events = Events(self.services.desk, self.settings.state_dir / "events.log", self.rpc("registryd"))
         self.spawn(self.services.desk.outbox.run(), "outbox")
@@ -42,6 +48,7 @@ class EscrowDaemon(Daemon):
         self.spawn(self.services.watcher.run_sent(), "follow what was sent")
         self.spawn(events.run(), "event log")
         self.spawn(self._write_off(), "write off")
+        self.spawn(self._follow_rules(), "follow the rules")
         self.services.pusher.start()
 
     async def _meet_flopd(self, flopd: Flopd) -> None:
@@ -54,6 +61,17 @@ class EscrowDaemon(Daemon):
                     except DuxError as error:
                         self.log.info("flopd is not there yet", extra={"why": error.message})
                         await asyncio.sleep(MEET_AGAIN_S)
+
+    async def _follow_rules(self) -> None:
+        """Ask for the rules at each block, so that no call has to wait for them."""
+        moved = self.services.desk.tip_moved
+        while True:
+            moved.clear()
+            await self.rules.refresh()
+            with contextlib.suppress(TimeoutError):
+                # While airdropd is away, sooner than the next block.
+                async with asyncio.timeout(ASK_RULES_AGAIN_S if self.rules.trouble else None):
+                    await moved.wait()
 
     async def stop(self) -> None:
         if hasattr(self, "services"):
@@ -71,21 +89,24 @@ class EscrowDaemon(Daemon):
                 self.log.info("unpaid results could not be looked through", extra={"why": error.message})
             await asyncio.sleep(WRITE_OFF_EVERY_S)
 
-    def _check_arbiters(self, settings: EscrowSettings) -> None:
-        if not set(settings.arbiters) <= {member.pubkey for member in self.network.arbiters}:
-            raise ConfigError(
-                "`arbiters` names a key that the network definition does not",
-                hint="Take the keys from `arbiters` of the network definition, or leave the list empty.",
-            )
-
     async def reload(self, settings: Any) -> None:
-        self._check_arbiters(settings)
         self.services.desk.settings = settings
 
     def methods(self) -> Iterable[object]:
         return [ChannelMethods(self.services), PaymentMethods(self.services), BooksMethods(self.services)]
 
     def notes(self) -> list[str]:
-        if self.services.desk.tip is None:
-            return ["flopd has not told the height of the chain yet"]
-        return []
+        found = []
+        tip = self.services.desk.tip
+        if tip is None:
+            found.append("flopd has not told the height of the chain yet")
+        elif tip >= self.rules.book.known_to:
+            found.append(f"the rules are known up to block {self.rules.book.known_to} only; no new channels are opened")
+        known = {seat.pubkey for rules in self.rules.book.book.rules for seat in rules.arbiters}
+        if strangers := sorted(set(self.settings.arbiters) - known):
+            found.append(f"`arbiters` of the configuration names {strangers[0]}, which is no arbiter of the network")
+        return found
+
+    def rules_version(self) -> int | None:
+        tip, book = self.services.desk.tip, self.rules.book
+        return None if tip is None else book.at(min(tip + 1, book.known_to)).version

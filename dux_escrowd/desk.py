@@ -3,25 +3,25 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
 from duxcommon.api.common import Deposit
 from duxcommon.api.escrowd import Channel
-from duxcommon.coin import fund as coin_fund
 from duxcommon.coin.params import CHAINS
 from duxcommon.db import Store
-from duxcommon.errors import ChainDown, DaemonDown
+from duxcommon.errors import ChainDown, DaemonDown, RulesPending
 from duxcommon.network import NetworkDefinition
 from duxcommon.outbox import Outbox
+from duxcommon.rulebook import Book
 
 from . import channel as rules
-from . import rows
+from . import rows, terms
 from .channel import ChainDeposit, Coverage
 from .contract import Escrow, shares
-from .ports import Flopd, Peers
+from .ports import Flopd, Peers, Rulekeeping
 from .rows import ChannelRow
 from .settings import EscrowSettings
 
@@ -79,15 +79,19 @@ class Desk:
     """Set by the daemon once the services exist."""
 
     def __init__(
-        self, store: Store, flopd: Flopd, peers: Peers, network: NetworkDefinition, settings: EscrowSettings
+        self,
+        store: Store,
+        flopd: Flopd,
+        peers: Peers,
+        rulekeeper: Rulekeeping,
+        network: NetworkDefinition,
+        settings: EscrowSettings,
     ) -> None:
         self.store = store
         self.flopd = flopd
         self.peers = peers
         self.settings = settings
-        self.network = network
-        self.fund_script = coin_fund.fund_script(network)
-        self.tax_bps = network.parameters.tax_bps
+        self._rulekeeper = rulekeeper
         self.min_tax = network.parameters.min_tax
         self.block_seconds = CHAINS[network.chain].block_seconds
         self.signals = Signals()
@@ -96,6 +100,8 @@ class Desk:
         """Channels of which a transaction was just sent: a block may have it before the next look at all of them."""
         self.closing: set[str] = set()
         """Channels that this node is closing alone right now: a buyer that goes on signing must not prevent it."""
+        self.tip_moved = asyncio.Event()
+        """Set whenever flopd tells the tip."""
         self._tip: int | None = None
         self.tip_told = time.monotonic()
         """When flopd told the tip last, on the monotonic clock."""
@@ -112,6 +118,7 @@ class Desk:
     @tip.setter
     def tip(self, height: int) -> None:
         self._tip, self.tip_told = height, time.monotonic()
+        self.tip_moved.set()
 
     def height_now(self) -> int:
         """The chain's tip, for promises of work; raises ChainDown when flopd has told nothing for BLIND_S."""
@@ -128,6 +135,25 @@ class Desk:
             raise DaemonDown("flopd has not told the height of the chain yet")
         return self.tip
 
+    @property
+    def book(self) -> Book:
+        """The rules as known now."""
+        return self._rulekeeper.book
+
+    async def book_now(self) -> Book:
+        """The rules, known for the next block at least. Raises RulesPending, and what `height` raises."""
+        height = self.height() + 1
+        if self.book.known_to < height:
+            await self._rulekeeper.refresh()
+        if self.book.known_to < height:
+            why = f": {self._rulekeeper.trouble}" if self._rulekeeper.trouble else ""
+            raise RulesPending(
+                f"the rules at block {height} are not known here, only those up to {self.book.known_to}{why}",
+                hint="Open channels go on; new ones wait until dux-airdropd has read the chain: `dux-ctl status`.",
+                details={"height": height, "known_to": self.book.known_to},
+            )
+        return self.book
+
     async def payout_pubkey(self) -> str:
         """This node's payout key: the provider key in all channels in which it sells."""
         if self._payout is None:
@@ -138,15 +164,32 @@ class Desk:
         """The channel's scripts, kept for the channels used last."""
         found = self._escrows.pop(row.id, None)
         if found is None:
-            found = Escrow.of(row.contract, self.fund_script, self.min_tax)
+            found = Escrow.of(row.contract, self.min_tax)
             if len(self._escrows) >= KEPT_ESCROWS:
                 del self._escrows[next(iter(self._escrows))]
         self._escrows[row.id] = found
         return found
 
+    def ends(self, row: ChannelRow) -> int:
+        """The height before which the channel must be closed: at its lock height the buyer can take all back.
+
+        Before that where its fund script was replaced long ago, and a payment to it would not count any more.
+        """
+        last = terms.counts_until(self.book, row.fund_script)
+        return row.lock_height if last is None else min(row.lock_height, last + 1)
+
+    def coverage(self, row: ChannelRow, seen: Sequence[ChainDeposit], tip: int) -> Coverage:
+        """What these deposits of the channel are good for at a height."""
+
+        def signed() -> set[tuple[str, int]]:
+            newest = row.newest_state
+            return set() if newest is None else {(d.txid, d.vout) for d in newest.deposits}
+
+        return rules.cover(terms.counting(self.book, row.tax_bps, seen, signed), tip)
+
     def cover(self, row: ChannelRow) -> Coverage:
         """What the channel's deposits are good for, from what the chain showed last."""
-        return rules.cover(self.store.read(lambda c: rows.deposits(c, row.id)), self.height())
+        return self.coverage(row, self.store.read(lambda c: rows.deposits(c, row.id)), self.height())
 
     def counted(self, row: ChannelRow) -> tuple[ChainDeposit, ...]:
         """The deposits that a state may spend, kept between blocks."""
@@ -183,7 +226,7 @@ class Desk:
     def wire(self, row: ChannelRow) -> Channel:
         """A channel as callers see it."""
         seen = self.store.read(lambda c: rows.deposits(c, row.id))
-        view = rules.cover(seen, self.tip or 0)
+        view = self.coverage(row, seen, self.tip or 0)
         deposits: list[Deposit] = [rows.as_deposit(one) for one in seen]
         if not deposits and row.role == "buyer":
             planned = self.store.read(lambda c: rows.fundings(c, row.id))

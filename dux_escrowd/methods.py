@@ -61,6 +61,7 @@ from duxcommon.errors import (
     PeerMisbehaved,
     PriceTooSmall,
     ProviderUnknown,
+    RulesPending,
     StateConflict,
     StateStale,
     TermsRefused,
@@ -88,7 +89,7 @@ STATE = (
 OPENING = (
     ProviderUnknown, InsufficientFunds, WalletLocked, DepositCapReached, DepositTooSmall, ArbiterMissing,
     ArbiterRefused, TermsRefused, LockTooFar, LockTooNear, TooManyChannels, ChannelBusy, FundingConflicted,
-    NotConfirmed, PeerMisbehaved, Conflict,
+    NotConfirmed, PeerMisbehaved, Conflict, RulesPending,
 )  # fmt: skip
 """What can prevent a channel; flopd, registryd and the provider may answer errors of their own."""
 
@@ -97,6 +98,7 @@ _DEPOSIT = {"txid": "ef" * 32, "vout": 0, "amount": 100000000}
 _STATE = {"channel": _ID, "seq": 1, "gross": 2000000, "deposits": [_DEPOSIT], "signatures": ["30" + "00" * 70]}
 _CONTRACT = {
     "provider_pubkey": _KEY, "buyer_pubkey": _KEY, "arbiter_pubkey": _KEY, "lock_height": 10080, "tax_bps": 500,
+    "fund_script": "a914" + "22" * 20 + "87",
 }  # fmt: skip
 
 
@@ -121,7 +123,7 @@ class ChannelMethods:
     @method(
         "channel.topup", access="spend", timeout_s=120.0,
         errors=(ChannelUnknown, BadTransition, InsufficientFunds, WalletLocked, DepositCapReached, DepositTooSmall,
-                FundingConflicted, NotConfirmed, Conflict, DuxError),
+                FundingConflicted, NotConfirmed, Conflict, RulesPending, DuxError),
         example={"id": _ID, "amount": 100000000, "key": "more-1"},
     )  # fmt: skip
     async def topup(self, id: ChannelId, amount: Koinu, key: IdempotencyKey, caller: Caller) -> Channel:
@@ -170,7 +172,7 @@ class ChannelMethods:
 
     @method(
         "channel.propose", access="peer", limit="10/s",
-        errors=(TermsRefused, ArbiterRefused, TooManyChannels, ChannelBusy, DuxError),
+        errors=(TermsRefused, ArbiterRefused, TooManyChannels, ChannelBusy, RulesPending, DuxError),
         example={"buyer_pubkey": _KEY, "arbiter_pubkey": _KEY},
     )  # fmt: skip
     async def propose(self, buyer_pubkey: PubKey, arbiter_pubkey: PubKey, caller: Caller) -> ProviderTerms:
@@ -180,7 +182,7 @@ class ChannelMethods:
     @method(
         "channel.funded", access="peer", limit="10/s",
         errors=(TermsRefused, ArbiterRefused, LockTooNear, LockTooFar, DepositTooSmall, TooManyChannels, ChannelBusy,
-                DuxError),
+                RulesPending, DuxError),
         example={"contract": _CONTRACT, "deposits": [_DEPOSIT]},
     )  # fmt: skip
     async def funded(

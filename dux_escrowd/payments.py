@@ -151,7 +151,7 @@ class Payments:
 
     def _late(self, row: ChannelRow) -> bool:
         """Whether the provider would not serve on this channel any more."""
-        return self._desk.height() >= row.lock_height - self._desk.settings.close_margin - rules.LAST_BLOCKS
+        return self._desk.height() >= self._desk.ends(row) - self._desk.settings.close_margin - rules.LAST_BLOCKS
 
     async def release(self, payment_id: str, receipt: str | None, key: str) -> PaymentRow:
         """Pay: the next signed state includes this payment. Durable when it returns; repeats change nothing."""
@@ -247,13 +247,14 @@ class Payments:
 
     def _check_room(self, row: ChannelRow, deadline: int | None) -> None:
         height = self._desk.height_now()
-        left = row.lock_height - self._desk.settings.close_margin - height
+        ends = self._desk.ends(row)
+        left = ends - self._desk.settings.close_margin - height
         if deadline is not None:
             left -= rules.LAST_BLOCKS + max(0, deadline - now()) // self._desk.block_seconds
         if left <= 0:
             raise LockTooNear(
-                f"the channel locks at height {row.lock_height}, the chain is at {height}",
-                details={"lock_height": row.lock_height, "height": height},
+                f"the channel ends at height {ends}, the chain is at {height}",
+                details={"lock_height": row.lock_height, "ends": ends, "height": height},
             )
 
     async def done(self, channel_id: str, task: str, receipt: str) -> PaymentRow:

@@ -1,7 +1,7 @@
 """What escrowd asks of flopd and, through registryd, of other nodes: typed calls and nothing else."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -11,6 +11,7 @@ from duxcommon.api.flopd import ChainStatus, KeyInfo, PrevOut, Signatures, TxInt
 from duxcommon.api.registryd import PeerReply
 from duxcommon.errors import PeerMisbehaved, ProviderUnknown, UnknownNode
 from duxcommon.rpc import Client
+from duxcommon.rulebook import Book
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -81,6 +82,21 @@ class Flopd:
         """Our signature of each input of a channel's transaction."""
         params = {"hex": raw, "prevouts": [prevout.model_dump() for prevout in prevouts], "pubkey": pubkey}
         return (await self._call("tx.sign", Signatures, params)).signatures
+
+
+class Rulekeeping(Protocol):
+    """The rules in force; `duxcommon.rulekeeper.RuleKeeper` keeps them."""
+
+    @property
+    def book(self) -> Book:
+        """The rules as known now."""
+
+    @property
+    def trouble(self) -> str:
+        """Why they are not known further; empty when all is well."""
+
+    async def refresh(self) -> Book:
+        """Ask dux-airdropd; never raises."""
 
 
 class Peers:

@@ -35,6 +35,7 @@ class ChannelRow:
     arbiter_pubkey: str
     lock_height: int
     tax_bps: int
+    fund_script: str
     max_unpaid: int
     birth: int
     key_index: int | None
@@ -71,6 +72,7 @@ class ChannelRow:
             arbiter_pubkey=self.arbiter_pubkey,
             lock_height=self.lock_height,
             tax_bps=self.tax_bps,
+            fund_script=self.fund_script,
         )
 
     @property
@@ -163,6 +165,11 @@ def insert_channel(connection: sqlite3.Connection, row: ChannelRow) -> ChannelRo
     values = [getattr(row, field.name) for field in fields(row)]
     cursor = connection.execute(f"INSERT INTO channel ({_CHANNEL}) VALUES ({_MARKS})", (None, *values[1:]))  # noqa: S608
     return replace(row, n=cursor.lastrowid or 0)
+
+
+def name_fund_script(connection: sqlite3.Connection, script: str) -> None:
+    """Channels from before their fund script was stored pay to the network's first one."""
+    connection.execute("UPDATE channel SET fund_script = ? WHERE fund_script = ''", (script,))
 
 
 @lru_cache(maxsize=256)

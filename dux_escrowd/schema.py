@@ -87,4 +87,6 @@ CREATE TABLE transition (
 MIGRATIONS = (
     _TABLES + BOOKS_TABLES + OUTBOX_TABLE,
     "CREATE INDEX payment_delivered ON payment (id) WHERE role = 'provider' AND state = 'DONE';",
+    # Empty: opened before fund scripts could change; `rows.name_fund_script` fills it in.
+    "ALTER TABLE channel ADD COLUMN fund_script TEXT NOT NULL DEFAULT '';",
 )

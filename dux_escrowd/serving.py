@@ -15,8 +15,10 @@ from duxcommon.errors import (
     TooManyChannels,
 )
 from duxcommon.money import format_flop
+from duxcommon.network import Seat
 
 from . import intake, rows
+from . import terms as voted
 from .contract import Escrow
 from .desk import Desk, context
 from .failpoints import hit
@@ -37,30 +39,31 @@ class Serving:
         self._desk = desk
 
     async def propose(self, buyer: str, buyer_pubkey: str, arbiter_pubkey: str) -> ProviderTerms:
-        """This node's terms for a channel; raises TermsRefused, ArbiterRefused, TooManyChannels, ChannelBusy."""
+        """This node's terms for a channel.
+
+        Raises TermsRefused, ArbiterRefused, TooManyChannels, ChannelBusy, RulesPending.
+        """
         payout = await self._desk.payout_pubkey()
-        self._check_keys(buyer, payout, buyer_pubkey, arbiter_pubkey)
+        height, book = self._desk.height_now(), await self._desk.book_now()
+        self._check_keys(buyer, payout, buyer_pubkey, voted.arbiter(book, arbiter_pubkey, height))
         self._check_buyer(buyer)
-        settings = self._desk.settings
+        settings, rules = self._desk.settings, voted.in_force(book, height)
         return ProviderTerms(
             payout_pubkey=payout,
             min_deposit=settings.min_deposit,
             max_unpaid=settings.max_unpaid,
-            height=self._desk.height_now(),
+            height=height,
+            tax_bps=rules.parameters.tax_bps,
+            fund_script=rules.fund_script,
         )
 
-    def _check_keys(self, buyer: str, payout: str, buyer_pubkey: str, arbiter_pubkey: str) -> None:
-        if not coin_script.is_pubkey(bytes.fromhex(buyer_pubkey)) or buyer_pubkey in (payout, arbiter_pubkey):
+    def _check_keys(self, buyer: str, payout: str, buyer_pubkey: str, arbiter: Seat) -> None:
+        if not coin_script.is_pubkey(bytes.fromhex(buyer_pubkey)) or buyer_pubkey in (payout, arbiter.pubkey):
             raise TermsRefused("the buyer's key is no key of its own")
         trusted = self._desk.settings.arbiters
-        known = [
-            member
-            for member in self._desk.network.arbiters
-            if member.pubkey == arbiter_pubkey and (not trusted or arbiter_pubkey in trusted)
-        ]
-        if not known:
-            raise ArbiterRefused("this arbiter is not one that the network names and this node trusts")
-        if arbiter_pubkey == payout or known[0].node == buyer:
+        if trusted and arbiter.pubkey not in trusted:
+            raise ArbiterRefused("this arbiter is not one that this node trusts")
+        if arbiter.pubkey == payout or arbiter.node == buyer:
             raise ArbiterRefused("an arbiter must be neither buyer nor provider")
 
     def _check_buyer(self, buyer: str) -> None:
@@ -77,26 +80,32 @@ class Serving:
     async def funded(self, buyer: str, contract: ChannelContract, deposits: Sequence[Deposit]) -> ChannelAck:
         """Take a contract whose deposit is about to be sent, and follow its script; repeats change nothing.
 
-        Raises TermsRefused, ArbiterRefused, LockTooNear, LockTooFar, DepositTooSmall, TooManyChannels, ChannelBusy.
+        Raises TermsRefused, ArbiterRefused, LockTooNear, LockTooFar, DepositTooSmall, TooManyChannels, ChannelBusy and
+        RulesPending.
         """
         desk = self._desk
-        escrow = Escrow.of(contract, desk.fund_script, desk.min_tax)
+        escrow = Escrow.of(contract, desk.min_tax)
         known = desk.store.read(lambda c: rows.find_channel(c, escrow.id))
         if known is None:
-            height = desk.height()
+            height, book = desk.height(), await desk.book_now()
             payout = await desk.payout_pubkey()
             self._check_contract(contract, payout, height, sum(deposit.amount for deposit in deposits))
-            self._check_keys(buyer, payout, contract.buyer_pubkey, contract.arbiter_pubkey)
+            voted.check_tax(book, contract.tax_bps, height)
+            voted.check_fund(book, contract.fund_script, height, contract.lock_height)
+            arbiter = voted.arbiter(book, contract.arbiter_pubkey, height)
+            self._check_keys(buyer, payout, contract.buyer_pubkey, arbiter)
             self._check_buyer(buyer)
             row = ChannelRow(
                 0, escrow.id, "provider", buyer, "FUND_SENT", contract.provider_pubkey, contract.buyer_pubkey,
-                contract.arbiter_pubkey, contract.lock_height, contract.tax_bps, desk.settings.max_unpaid, height, None,
-                now(),
+                contract.arbiter_pubkey, contract.lock_height, contract.tax_bps, contract.fund_script,
+                desk.settings.max_unpaid, height, None, now(),
             )  # fmt: skip
             known = await desk.store.write(lambda c: rows.find_channel(c, escrow.id) or rows.insert_channel(c, row))
             desk.log.info("channel announced", extra=context(known))
         if known.peer != buyer or known.role != "provider":
             raise TermsRefused("this contract belongs to another node")
+        if known.contract != contract:
+            raise TermsRefused("this channel was announced with another tax or fund address; it keeps its terms")
         await desk.flopd.watch(escrow.script, escrow.id, known.birth)
         return self._ack(known)
 
@@ -104,8 +113,6 @@ class Serving:
         settings = self._desk.settings
         if contract.provider_pubkey != payout:
             raise TermsRefused("the provider's key in the contract is not this node's payout key")
-        if contract.tax_bps != self._desk.tax_bps:
-            raise TermsRefused(f"the tax in the contract is {contract.tax_bps} bps; here it is {self._desk.tax_bps}")
         ahead = contract.lock_height - height
         details = {"lock_height": contract.lock_height, "height": height, "lock_blocks": settings.lock_blocks}
         if ahead < settings.lock_blocks - HEIGHT_SLACK:

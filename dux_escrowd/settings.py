@@ -29,7 +29,7 @@ class EscrowSettings(Settings):
     close_margin: Annotated[int, Field(ge=1, le=50_000)] = 720
     """As a provider: this many blocks before the lock height the channel is closed."""
     arbiters: list[PubKey] = []
-    """The arbiters of the network definition that this node trusts; empty trusts all of them."""
+    """The network's arbiters that this node trusts; empty trusts all of them."""
 
     @model_validator(mode="after")
     def _room(self) -> Self:

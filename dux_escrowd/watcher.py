@@ -159,7 +159,7 @@ class Watcher:
         view = self._view(row, watched)
         fresh, changed = await self._desk.store.write(lambda c: self._store(c, row.id, view))
         hit("followed-committed")
-        coverage = rules.cover(view.deposits, view.tip)
+        coverage = self._desk.coverage(fresh, view.deposits, view.tip)
         self._desk.set_counted(row.id, coverage.counted)
         if changed:
             self._desk.outbox.wake()
@@ -213,7 +213,7 @@ class Watcher:
             rows.keep_deposits(connection, channel_id, view.deposits)
         for event in self._events(connection, row, view):
             row = rows.move(connection, row, event)
-        coverage = rules.cover(view.deposits, view.tip)
+        coverage = self._desk.coverage(row, view.deposits, view.tip)
         changes: dict[str, Any] = {}
         if (row.usable, row.pending) != (coverage.usable, coverage.pending):
             changes.update(usable=coverage.usable, pending=coverage.pending)
@@ -246,7 +246,7 @@ class Watcher:
 
     def _funded(self, connection: sqlite3.Connection, row: ChannelRow, view: View) -> ChannelEvent | None:
         """Whether the deposits carry the channel now, or do not any more."""
-        coverage = rules.cover(view.deposits, view.tip)
+        coverage = self._desk.coverage(row, view.deposits, view.tip)
         newest = row.newest_state
         outpoints = {(d.txid, d.vout) for d in coverage.counted}
         whole = newest is None or {(d.txid, d.vout) for d in newest.deposits} <= outpoints
@@ -320,8 +320,8 @@ class Watcher:
             return False
 
     async def _close_in_time(self, row: ChannelRow) -> bool:
-        """The provider must have closed well before the buyer can take everything back."""
-        due = self._desk.height() >= row.lock_height - self._desk.settings.close_margin
+        """The provider must have closed well before the buyer can take everything back, or the tax counts no more."""
+        due = self._desk.height() >= self._desk.ends(row) - self._desk.settings.close_margin
         if not due or row.state != "OPEN" or row.gross == 0 or rules.at_risk(row.gross):
             return False
         await self._closing.close_alone(row.id, wait=False)
@@ -346,7 +346,7 @@ class Watcher:
 
     async def _retire(self, row: ChannelRow) -> bool:
         """A channel that is being replaced closes, also when a restart came in between."""
-        late = row.lock_height - self._desk.settings.close_margin - rules.LAST_BLOCKS <= self._desk.height()
+        late = self._desk.ends(row) - self._desk.settings.close_margin - rules.LAST_BLOCKS <= self._desk.height()
         if row.state != "OPEN" or row.open or not (row.retiring or late) or rules.at_risk(row.gross):
             return False
 

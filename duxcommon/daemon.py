@@ -48,6 +48,8 @@ class DaemonStatus(Model):
     """Calls that ended in an internal error."""
     commits: int
     """Durable commits of its database since the start."""
+    rules: int | None
+    """Version of the voted rules in use; null where none are needed."""
     notes: list[str]
     """What is not as it should be, for people; empty when all is well."""
 
@@ -81,6 +83,7 @@ class CommonMethods:
             calls=daemon.server.calls,
             failures=daemon.server.failures,
             commits=daemon.store.commits if hasattr(daemon, "store") else 0,
+            rules=daemon.rules_version(),
             notes=daemon.notes(),
         )
 
@@ -126,6 +129,10 @@ class Daemon:
     def notes(self) -> list[str]:
         """What is not as it should be, in a sentence each."""
         return []
+
+    def rules_version(self) -> int | None:
+        """Version of the voted rules in use; None for a daemon that needs none."""
+        return None
 
     def rpc(self, daemon: str) -> Client:
         """The client to another daemon of this node; made once."""

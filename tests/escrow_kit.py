@@ -54,8 +54,9 @@ def kit(name: str = "", *, lock_height: int = 20_000, tax_bps: int = 500) -> Kit
         arbiter_pubkey=coin_script.pubkey_of(keys[2]).hex(),
         lock_height=lock_height,
         tax_bps=tax_bps,
+        fund_script=FUND.hex(),
     )
-    return Kit(Escrow.of(terms, FUND), buyer=keys[1], provider=keys[0], arbiter=keys[2])
+    return Kit(Escrow.of(terms), buyer=keys[1], provider=keys[0], arbiter=keys[2])
 
 
 def coin(amount: int, name: str = "deposit") -> Coin:

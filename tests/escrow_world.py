@@ -34,6 +34,8 @@ from duxcommon.errors import PeerUnreachable, TxRejected
 from duxcommon.identity import Identity
 from duxcommon.money import COIN
 from duxcommon.network import Member, NetworkDefinition
+from duxcommon.rulebook import Book
+from duxcommon.rulekeeper import first_book
 from tests.escrow_kit import secret
 
 FUND_FEE = 224_000
@@ -285,6 +287,22 @@ class ModelPeers:
         return answer
 
 
+class ModelRules:
+    """What a node knows of the rules: a book that the test sets, and one that airdropd would tell when asked."""
+
+    def __init__(self) -> None:
+        self.book = first_book(network())
+        self.told: Book | None = None
+        """None: airdropd is down."""
+        self.trouble = "airdropd does not answer"
+        self.asked = 0
+
+    async def refresh(self) -> Book:
+        self.asked += 1
+        self.book = self.told or self.book
+        return self.book
+
+
 class House:
     """One node's escrowd without its socket: the database on disk, the services over it, restarts."""
 
@@ -294,13 +312,14 @@ class House:
         self.id = Identity(secret(f"node {name}")).node_id
         self.flopd = ModelFlopd(world, name)
         self.peers = ModelPeers(self.id, others)
+        self.rules = ModelRules()
         self.settings = EscrowSettings(state_dir=self.folder, log_dir=None, **settings)
         others[self.id] = self
         self._loops: list[asyncio.Task[None]] = []
 
     async def start(self) -> "House":
         self.store = Store(self.folder / "escrowd.sqlite", MIGRATIONS)
-        desk = Desk(self.store, self.flopd, self.peers, network(), self.settings)  # type: ignore[arg-type]
+        desk = Desk(self.store, self.flopd, self.peers, self.rules, network(), self.settings)  # type: ignore[arg-type]
         self.services = Services.at(desk)
         self._loops = [
             asyncio.create_task(desk.outbox.run()),

@@ -14,6 +14,10 @@ PaymentState = Literal["HELD", "ORDERED", "DONE", "RELEASED", "REFUNDED"]
 Role = Literal["buyer", "provider"]
 
 
+FundScript = Annotated[str, Field(pattern=r"^a914[0-9a-f]{40}87$")]
+"""A P2SH output script, hex."""
+
+
 class SignedState(Model):
     """The buyer's signature on the closing transaction for a cumulative gross.
 
@@ -39,16 +43,21 @@ class ProviderTerms(Model):
     """How many ordered and unpaid calls a buyer may have open."""
     height: int
     """The provider's chain tip."""
+    tax_bps: Annotated[int, Field(ge=0, le=10_000)]
+    """The rate that it sees in force at the next block; the buyer takes it where it fits the rules."""
+    fund_script: FundScript
 
 
 class ChannelContract(Model):
-    """Everything that both sides need to rebuild a channel's script."""
+    """Everything that both sides need to rebuild a channel's script and its closing transaction."""
 
     provider_pubkey: PubKey
     buyer_pubkey: PubKey
     arbiter_pubkey: PubKey
     lock_height: Annotated[int, Field(ge=1, lt=500_000_000)]
     tax_bps: Annotated[int, Field(ge=0, le=10_000)]
+    fund_script: FundScript
+    """Where the tax of all its states goes: the community fund's script when the channel was opened."""
 
 
 class ChannelAck(Model):

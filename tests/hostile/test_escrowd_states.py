@@ -359,6 +359,7 @@ def terms(stage: Stage, **changes: Any) -> ChannelContract:
         arbiter_pubkey=stage.row.arbiter_pubkey,
         lock_height=stage.world.height + 10_080,
         tax_bps=500,
+        fund_script=stage.row.fund_script,
     )
     return good.model_copy(update=changes)
 
@@ -368,6 +369,7 @@ def terms(stage: Stage, **changes: Any) -> ChannelContract:
     [
         ({"provider_pubkey": pubkey("mallory")}, TermsRefused),
         ({"tax_bps": 0}, TermsRefused),
+        ({"fund_script": "a914" + "00" * 20 + "87"}, TermsRefused),
         ({"arbiter_pubkey": pubkey("mallory")}, ArbiterRefused),
         ({"buyer_pubkey": "02" + "ff" * 32}, TermsRefused),
         ({"lock_height": 1000}, LockTooNear),
@@ -423,12 +425,15 @@ def test_a_provider_that_offers_the_buyers_own_key_or_an_odd_height_gets_no_depo
     async def scenario(stage: Stage) -> None:
         own = (await stage.buyer.flopd.payout()).pubkey
         good = ProviderTerms(
-            payout_pubkey=stage.row.provider_pubkey, min_deposit=0, max_unpaid=1, height=stage.world.height
-        )
+            payout_pubkey=stage.row.provider_pubkey, min_deposit=0, max_unpaid=1, height=stage.world.height,
+            tax_bps=500, fund_script=stage.row.fund_script,
+        )  # fmt: skip
         refusals: list[tuple[dict[str, Any], type[DuxError]]] = [
             ({"payout_pubkey": own}, TermsRefused),
             ({"payout_pubkey": "02" + "ff" * 32}, TermsRefused),
             ({"height": 5}, LockTooFar),
+            ({"tax_bps": 0}, TermsRefused),
+            ({"fund_script": "a914" + "00" * 20 + "87"}, TermsRefused),
             ({"min_deposit": 19 * COIN}, DepositTooSmall),
         ]
         for change, error in refusals:

@@ -161,4 +161,4 @@ def test_a_contract_in_which_one_party_is_two_is_refused() -> None:
     good = kit().escrow.contract
     for pair in [("provider_pubkey", "arbiter_pubkey"), ("buyer_pubkey", "provider_pubkey")]:
         with pytest.raises(TermsRefused):
-            Escrow.of(good.model_copy(update={pair[0]: getattr(good, pair[1])}), FUND)
+            Escrow.of(good.model_copy(update={pair[0]: getattr(good, pair[1])}))

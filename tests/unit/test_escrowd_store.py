@@ -16,14 +16,16 @@ from duxcommon.errors import ChannelUnknown, Conflict, PaymentUnknown
 @pytest.fixture
 def database(tmp_path: Path) -> sqlite3.Connection:
     connection = connect(tmp_path / "escrowd.sqlite")
-    connection.executescript(MIGRATIONS[0])
+    for script in MIGRATIONS:
+        connection.executescript(script)
     return connection
 
 
 def made(number: int = 1, **changes: object) -> ChannelRow:
     row = ChannelRow(
-        0, f"{number:064x}", "buyer", "aa" * 32, "OPEN", "02" * 33, "03" * 33, "02" * 33, 20_000, 500, 1, 100, number, 0
-    )
+        0, f"{number:064x}", "buyer", "aa" * 32, "OPEN", "02" * 33, "03" * 33, "02" * 33, 20_000, 500,
+        "a914" + "11" * 20 + "87", 1, 100, number, 0,
+    )  # fmt: skip
     return replace(row, **changes)  # type: ignore[arg-type]
 
 
