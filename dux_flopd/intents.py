@@ -279,6 +279,16 @@ def followed(connection: sqlite3.Connection) -> set[OutpointKey]:
     return {(row[0], row[1]) for row in rows}
 
 
+def confirmed_spender(connection: sqlite3.Connection, spent: OutpointKey) -> str | None:
+    """The id of the transaction of ours in a block that spends an output."""
+    row = connection.execute(
+        "SELECT intents.txid FROM intent_inputs i JOIN intents ON id = intent "
+        "WHERE i.txid = ? AND vout = ? AND state = 'confirmed'",
+        spent,
+    ).fetchone()
+    return row[0] if row else None
+
+
 def record_mined(connection: sqlite3.Connection, intent: Intent, height: int) -> Intent:
     """Core says that a block holds the transaction, one that was looked at before the intent was made."""
     connection.execute(

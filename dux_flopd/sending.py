@@ -7,14 +7,17 @@ its way, and the same bytes are sent again until a block decides.
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
+
+from btclib.tx import Tx
 
 from duxcommon import failpoint
 from duxcommon.coin.multisig import MAX_STANDARD_SIZE, max_fee
 from duxcommon.coin.script import op_return_data
-from duxcommon.coin.tx import outpoint_of, parse_tx
+from duxcommon.coin.tx import outpoint_of, parse_tx, serialize_tx
 from duxcommon.db import Store
 from duxcommon.errors import (
     BadTransaction,
@@ -70,6 +73,26 @@ def outcome_of(reason: str) -> Outcome:
         if any(fragment in text for fragment in fragments):
             return outcome
     return Outcome.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Who wants a transaction sent, and what for; the same key stands for the same `params` for ever."""
+
+    owner: int
+    key: str
+    params: dict[str, Any]
+    purpose: str
+    ref: str
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A transaction to send; amounts in koinu, those of the outputs that it spends as far as they are known."""
+
+    tx: Tx
+    fee: int
+    amounts: Mapping[OutpointKey, int]
 
 
 class Transactions:
@@ -158,9 +181,9 @@ class Transactions:
         for output in tx.vout:
             if output.value < DUST and op_return_data(output.script_pub_key.script) is None:
                 raise DustAmount(f"an output of {format_flop(output.value)} FLOP does not reach the other nodes")
-        params = _canonical({"hex": raw, "purpose": purpose, "ref": ref})
-        known = self._store.read(lambda c: intents.by_key(c, owner, key, params))
-        if known is None:
+        order = Order(owner, key, {"hex": raw, "purpose": purpose, "ref": ref}, purpose, ref)
+
+        def signed() -> Signed:
             spent = [outpoint_of(txin) for txin in tx.vin]
             amounts = self._store.read(lambda c: outputs.amounts(c, spent))
             fee = 0
@@ -170,9 +193,25 @@ class Transactions:
                     raise BadTransaction("the transaction pays more than it spends")
                 # A fund's transaction over two hundred inputs may cost what no channel's does.
                 funding.check_size(fee, size, max(funding.MAX_FEE, max_fee(size)))
-            inputs = tuple(Input(*outpoint, amounts.get(outpoint, 0)) for outpoint in spent)
+            return Signed(tx, fee, amounts)
+
+        return await self.send_signed(order, signed)
+
+    async def send_signed(self, order: Order, make: Callable[[], Signed]) -> Intent:
+        """Commit and send what `make` gives; it is only called for a key that was not used before.
+
+        Raises Conflict, TxTooEarly, TxRejected and what `make` raises.
+        """
+        params = _canonical(order.params)
+        known = self._store.read(lambda c: intents.by_key(c, order.owner, order.key, params))
+        if known is None:
+            signed = make()
+            spent = [outpoint_of(txin) for txin in signed.tx.vin]
             draft = Draft(
-                *(owner, key, params, purpose, ref), *(raw, tx.id.hex(), same_id(tx), fee, inputs), picked=False
+                *(order.owner, order.key, params, order.purpose, order.ref),
+                *(serialize_tx(signed.tx).hex(), signed.tx.id.hex(), same_id(signed.tx), signed.fee),
+                tuple(Input(*outpoint, signed.amounts.get(outpoint, 0)) for outpoint in spent),
+                picked=False,
             )
             known = await self._store.write(lambda c: _add_submitted(c, draft))
             failpoint.hit("flopd:committed")

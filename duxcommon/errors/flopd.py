@@ -140,3 +140,8 @@ class NoPayoutCoin(FlopdError):
     hint_default = (
         "Send 0.1 FLOP to the payout address, which `dux-ctl wallet status` shows, wait for a block and try again."
     )
+
+
+class BondUnknown(FlopdError):
+    code = 2031
+    hint_default = "Name bonds of this node's payout key that were not taken back yet; `dux-ctl node bonds` lists them."
