@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from duxcommon.api.escrowd import Hold, PaymentPage, SignedState
 from duxcommon.errors import (
@@ -15,6 +16,7 @@ from duxcommon.errors import (
     LockTooNear,
     NotConfirmed,
     NotCovered,
+    WalletLocked,
     WrongDeposits,
 )
 
@@ -25,6 +27,7 @@ from .closing import retire_if_idle
 from .desk import Desk, Waiter
 from .failpoints import hit
 from .intake import now, provider_row
+from .keys import Keys
 from .rows import ChannelRow, PaymentRow
 from .signing import Pusher, Signer
 
@@ -65,6 +68,7 @@ class Payments:
         channels: Channels,
         signer: Signer,
         pusher: Pusher,
+        keys: Keys,
         look: Callable[[str], Awaitable[ChannelRow]],
     ) -> None:
         """`look` brings one channel up to date with the chain."""
@@ -73,19 +77,21 @@ class Payments:
         self._channels = channels
         self._signer = signer
         self._pusher = pusher
+        self._keys = keys
 
     # --- buyer -----------------------------------------------------------------------------------------------------
 
     async def hold(self, wish: Wish, wait_s: float) -> Hold:
         """Reserve an amount on the channel to a provider: open it, top it up or wait for it where that is needed.
 
-        Raises PriceTooSmall, DepositCapReached, what opening a channel raises, and NotConfirmed or ChannelBusy when
-        the wait was not long enough.
+        Raises WalletLocked, PriceTooSmall, DepositCapReached, what opening a channel raises, and NotConfirmed or
+        ChannelBusy when the wait was not long enough.
         """
         until = asyncio.get_running_loop().time() + wait_s
         with self._desk.signals.watch(wish.provider) as waiter:
             while True:
-                outcome = await self._desk.store.write(lambda c: self._reserve(c, wish))
+                locked = await self._keys.locked()
+                outcome = await self._desk.store.write(partial(self._reserve, wish, locked))
                 if isinstance(outcome, Hold):
                     hit("hold-committed")
                     self._pusher.carried(outcome.payment.channel)
@@ -125,7 +131,9 @@ class Payments:
             await waiter.wait(min(until, loop.time() + ASK_AGAIN_S))
             return True
 
-    def _reserve(self, connection: sqlite3.Connection, wish: Wish) -> "Hold | DuxError | None":
+    def _reserve(
+        self, wish: Wish, locked: WalletLocked | None, connection: sqlite3.Connection
+    ) -> "Hold | DuxError | None":
         """Inside a write: the hold, the error that prevents it, or None when a channel must be opened or extended."""
         identity = rows.payment_id("hold", wish.key)
         found = rows.find_payment(connection, identity)
@@ -133,6 +141,8 @@ class Payments:
             if (found.peer, found.amount, found.task) != (wish.provider, wish.amount, wish.task):
                 return Conflict(f"key {wish.key.rsplit('/', 1)[-1]!r} was used for another payment")
             return _hold(found, rows.channel(connection, found.channel))
+        if locked is not None:
+            return locked
         row = rows.live_channel(connection, wish.provider)
         if row is None or (row.state == "OPEN" and self._late(row)):
             return None

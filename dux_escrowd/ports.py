@@ -7,7 +7,7 @@ from pydantic import BaseModel, ValidationError
 
 from duxcommon.api.common import Deposit
 from duxcommon.api.escrowd import ChannelAck, ChannelContract, CloseReply, ProviderTerms, SignedState
-from duxcommon.api.flopd import ChainStatus, KeyInfo, PrevOut, Signatures, TxIntent, TxOutput, Watched
+from duxcommon.api.flopd import ChainStatus, KeyInfo, PrevOut, Signatures, TxIntent, TxOutput, WalletStatus, Watched
 from duxcommon.api.registryd import PeerReply
 from duxcommon.errors import PeerMisbehaved, ProviderUnknown, UnknownNode
 from duxcommon.rpc import Client
@@ -17,6 +17,8 @@ M = TypeVar("M", bound=BaseModel)
 
 PEER_TIMEOUT_S = 30.0
 STATUS_TIMEOUT_S = 10.0
+LOCKED_TIMEOUT_S = 1.0
+"""A hold waits for the answer; without one it goes on."""
 
 
 class Flopd:
@@ -28,6 +30,11 @@ class Flopd:
     async def status(self) -> ChainStatus:
         """Where the chain is now."""
         return await self._call("chain.status", ChainStatus, timeout=STATUS_TIMEOUT_S)
+
+    async def locked(self) -> bool:
+        """Whether the keystore is there and locked."""
+        status = await self._call("wallet.status", WalletStatus, timeout=LOCKED_TIMEOUT_S)
+        return status.locked and status.exists
 
     async def wait(self, best: str, timeout_s: float) -> ChainStatus:
         """Returns as soon as the tip is not `best` any more, at the latest after `timeout_s` seconds."""

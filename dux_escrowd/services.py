@@ -8,6 +8,7 @@ from .audit import Audit
 from .channels import Channels
 from .closing import Closing
 from .desk import Desk
+from .keys import Keys
 from .payments import Payments
 from .serving import Serving
 from .signing import Pusher, Signer
@@ -32,7 +33,8 @@ class Services:
     def at(cls, desk: Desk) -> "Services":
         """Build them, with the outbox that sends for them; nothing is started."""
         pusher = Pusher(desk)
-        signer = Signer(desk, pusher)
+        keys = Keys(desk.flopd)
+        signer = Signer(desk, pusher, keys)
         closing, channels = Closing(desk), Channels(desk, pusher)
         watcher = Watcher(desk, closing, signer)
         desk.outbox = Outbox(desk.store, {"fund": channels.fund, "settle": closing.ask, "submit": closing.submit})
@@ -44,7 +46,7 @@ class Services:
             channels=channels,
             serving=Serving(desk),
             watcher=watcher,
-            payments=Payments(desk, channels, signer, pusher, watcher.refresh),
+            payments=Payments(desk, channels, signer, pusher, keys, watcher.refresh),
             audit=Audit(desk, watcher),
         )
 

@@ -17,6 +17,7 @@ from . import channel as rules
 from . import contract, ledger, rows
 from .desk import Desk, context
 from .failpoints import hit
+from .keys import Keys
 from .rows import ChannelRow, PaymentRow
 
 BATCH = 64
@@ -45,8 +46,9 @@ class _Job:
 class Signer:
     """Makes the next state of a channel; the only place where a gross goes up on the buyer's side."""
 
-    def __init__(self, desk: Desk, pusher: "Pusher") -> None:
+    def __init__(self, desk: Desk, pusher: "Pusher", keys: Keys) -> None:
         self._desk = desk
+        self._keys = keys
         self._pusher = pusher
         self._queues: dict[str, list[_Job]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -113,7 +115,12 @@ class Signer:
         line = rules.sign(row.line, [payment.amount for payment in payments])
         spend = contract.closing(escrow, self._desk.counted(row), line.gross)
         raw = coin_tx.serialize_tx(spend.tx).hex()
-        signatures = await self._desk.flopd.sign(raw, escrow.prevouts(spend.deposits), row.buyer_pubkey)
+        try:
+            signatures = await self._desk.flopd.sign(raw, escrow.prevouts(spend.deposits), row.buyer_pubkey)
+        except DuxError:
+            self._keys.refused()
+            raise
+        self._keys.signed()
         named = [task for _, task in json.loads(row.pays)] + [payment.task for payment in payments if payment.task]
         state = contract.make_state(escrow, spend, signatures, seq=line.seq, gross=line.gross, pays=named[-1000:])
         # What the provider would refuse must not become our newest state.

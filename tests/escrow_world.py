@@ -30,7 +30,7 @@ from duxcommon.coin import script as coin_script
 from duxcommon.coin import tx as coin_tx
 from duxcommon.coin.params import DEVNET
 from duxcommon.db import Store
-from duxcommon.errors import PeerUnreachable, TxRejected
+from duxcommon.errors import PeerUnreachable, TxRejected, WalletLocked
 from duxcommon.identity import Identity
 from duxcommon.money import COIN
 from duxcommon.network import Member, NetworkDefinition
@@ -141,6 +141,8 @@ class ModelFlopd:
         self.world = world
         self.name = name
         self.signed = 0
+        self.is_locked = False
+        self.asked_lock = 0
         self._keys: dict[str, bytes] = {}
         self._scripts: dict[str, bytes] = {}
         self._intents: dict[str, TxIntent] = {}
@@ -170,6 +172,10 @@ class ModelFlopd:
             dialect="flopcoin",
             version="/model/",
         )
+
+    async def locked(self) -> bool:
+        self.asked_lock += 1
+        return self.is_locked
 
     async def payout(self) -> KeyInfo:
         return self._info("payout")
@@ -247,6 +253,8 @@ class ModelFlopd:
         )
 
     async def sign(self, raw: str, prevouts: Sequence[PrevOut], pubkey: str) -> list[str]:
+        if self.is_locked:
+            raise WalletLocked("the wallet is locked")
         self.signed += 1
         tx, key = coin_tx.parse_tx(raw), self._keys[pubkey]
         return [coin_tx.sign_input(tx, n, bytes.fromhex(p.redeem), key).hex() for n, p in enumerate(prevouts)]

@@ -35,11 +35,11 @@ from duxcommon.errors import (
     WrongPassphrase,
 )
 from duxcommon.money import COIN
-from tests.support.devnet import APPS, TestNet, running_devnet
+from tests.support.devnet import APPS, ROOT, TestNet, running_devnet
 from tests.support.refusals import assert_error, refused, refused_call, unchanged
 
 PRICE = COIN // 2
-"""Of apps/hello-words."""
+"""Of both apps."""
 NOBODY_UID = 65_534
 DAEMON_MAINS = import_daemons()
 
@@ -52,6 +52,7 @@ def net() -> Iterator[TestNet]:
         provider = net.layout.node_ids["alice"]
         opened = net.call("bob", "channel.open", {"provider": provider, "amount": 15 * COIN, "key": net.key()})
         net.publish("alice", APPS / "hello-words")
+        net.publish("alice", ROOT / "tests" / "apps" / "slow-echo")
         net.wait_channel("bob", opened["id"], "OPEN")
         net.run_task("bob", "hello-words", b"one")
         yield net
@@ -76,12 +77,12 @@ def pays_again(net: TestNet) -> None:
     def tried() -> bool:
         with contextlib.suppress(DuxError):
             before = gross(net)
-            net.run_task("bob", "hello-words", b"again")
-            assert gross(net) == before + PRICE
-            return True
+            done = net.wait_task("bob", net.order("bob", "hello-words", b"again")["id"])["state"] == "DONE"
+            assert gross(net) == before + (PRICE if done else 0)
+            return bool(done)
         return False
 
-    wait_until(tried, 30, "a paid call")
+    wait_until(tried, 60, "a paid call")
 
 
 # --- the wallet ------------------------------------------------------------------------------------------------------
@@ -106,6 +107,12 @@ def test_a_locked_wallet_spends_nothing_and_says_how_to_unlock_it(net: TestNet) 
         error = refused(net, "bob", WalletLocked, exits.NOT_ALLOWED, command, "the wallet is locked")
         assert "dux-ctl wallet unlock" in error["data"]["hint"]
         refused(net, "bob", WalletLocked, exits.NOT_ALLOWED, ["channel", "topup", channel, "1"])
+        # Neither does a program that asks the daemons itself order what could not be paid.
+        holding = {"provider": net.layout.node_ids["alice"], "amount": PRICE, "key": net.key()}
+        refused_call(net, "bob", WalletLocked, "payment.hold", holding)
+        task = net.wait_task("bob", net.order("bob", "hello-words", b"one")["id"])
+        assert task["state"] == "FAILED", task
+        assert_error(task["error"], WalletLocked, "the wallet is locked")
         wrong = net.ctl("bob", "wallet", "unlock", stdin=b"not the passphrase\n")
         assert wrong.returncode == exits.FAILED
         assert f"(WrongPassphrase {WrongPassphrase.code})" in wrong.stderr.decode()
@@ -114,13 +121,15 @@ def test_a_locked_wallet_spends_nothing_and_says_how_to_unlock_it(net: TestNet) 
 
 def test_a_result_that_arrives_while_the_wallet_is_locked_is_paid_once_it_is_unlocked(net: TestNet) -> None:
     before = gross(net)
+    task = net.order("bob", "slow-echo", b"one two", params={"seconds": 3})["id"]
+
+    def look() -> dict[str, Any]:
+        found: dict[str, Any] = net.call("bob", "task.status", {"id": task})
+        return found
+
+    wait_until(lambda: look()["progress"], 60, "the app to run")
     with locked(net):
-        task = net.order("bob", "hello-words", b"one two")["id"]
-
-        def waits() -> bool:
-            return "the wallet is locked" in net.call("bob", "task.status", {"id": task})["step"]
-
-        wait_until(waits, 20, "the task to wait for the wallet")
+        wait_until(lambda: "the wallet is locked" in look()["step"], 60, "the task to wait for the wallet")
         assert gross(net) == before
     assert net.wait_task("bob", task)["state"] == "DONE"
     assert gross(net) == before + PRICE
@@ -134,7 +143,7 @@ def test_without_the_chain_every_coin_stays_and_open_channels_go_on_paying(net: 
     coins = {node: net.call(node, "wallet.balance") for node in ("alice", "bob")}
     net.stop(["chain"])
     try:
-        wait_until(lambda: _says(net, "bob") == "ChainDown", 10, "flopd to notice")
+        wait_until(lambda: _says(net, "bob") == "ChainDown", 60, "flopd to notice")
         for command in (["wallet", "balance"], ["wallet", "send", address, "1"], ["chain", "status"]):
             error = refused(net, "bob", ChainDown, exits.UNAVAILABLE, command)
             assert "Start Flopcoin Core" in error["data"]["hint"]
@@ -146,12 +155,12 @@ def test_without_the_chain_every_coin_stays_and_open_channels_go_on_paying(net: 
     finally:
         net.restart("chain")
     for node, balance in coins.items():
-        wait_until(lambda node=node: _says(net, node) == "", 20, f"{node}'s flopd to find the chain again")  # type: ignore[misc]
+        wait_until(lambda node=node: _says(net, node) == "", 60, f"{node}'s flopd to find the chain again")  # type: ignore[misc]
         assert net.call(node, "wallet.balance") == balance
     # What was refused was not done: the same key now pays for the first time.
     net.call("bob", "wallet.send", sending)
     paid = coins["alice"]["confirmed"] + COIN
-    wait_until(lambda: net.call("alice", "wallet.balance")["confirmed"] == paid, 20, "the payment")
+    wait_until(lambda: net.call("alice", "wallet.balance")["confirmed"] == paid, 60, "the payment")
 
 
 def _says(net: TestNet, node: str) -> str:
@@ -167,8 +176,8 @@ def test_while_core_catches_up_nothing_is_sent_and_the_balance_is_shown(net: Tes
     address = net.call("alice", "wallet.receive")["address"]
     net.chain("devchain.syncing", True)
     try:
-        wait_until(lambda: net.call("bob", "chain.status")["syncing"], 10, "flopd to notice")
-        wait_until(lambda: net.call("carol", "chain.status")["syncing"], 10, "carol's flopd to notice")
+        wait_until(lambda: net.call("bob", "chain.status")["syncing"], 60, "flopd to notice")
+        wait_until(lambda: net.call("carol", "chain.status")["syncing"], 60, "carol's flopd to notice")
         with unchanged(net, "bob"):
             command = ["wallet", "send", address, "1"]
             error = refused(net, "bob", ChainSyncing, exits.UNAVAILABLE, command, "Core is at block")
@@ -178,7 +187,7 @@ def test_while_core_catches_up_nothing_is_sent_and_the_balance_is_shown(net: Tes
             assert net.ctl("bob", "wallet", "balance").returncode == exits.OK
     finally:
         net.chain("devchain.syncing", False)
-    wait_until(lambda: not net.call("bob", "chain.status")["syncing"], 10, "flopd to notice")
+    wait_until(lambda: not net.call("bob", "chain.status")["syncing"], 60, "flopd to notice")
 
 
 # --- daemons ---------------------------------------------------------------------------------------------------------
@@ -218,7 +227,7 @@ def test_a_task_names_the_daemon_that_it_waits_for_and_is_paid_once_when_it_is_b
         def waits() -> bool:
             return f"dux-{daemon}" in net.call("bob", "task.status", {"id": task})["step"]
 
-        wait_until(waits, 20, f"the task to wait for dux-{daemon}")
+        wait_until(waits, 60, f"the task to wait for dux-{daemon}")
     finally:
         net.restart(f"bob/{daemon}")
     assert net.wait_task("bob", task)["state"] == "DONE"

@@ -11,6 +11,7 @@ import pytest
 from dux_escrowd import channel as rules
 from dux_escrowd import channels as channels_module
 from dux_escrowd import contract
+from dux_escrowd import keys as keys_module
 from dux_escrowd.payments import Order, Wish
 from dux_escrowd.watcher import steps_to
 from duxcommon import books
@@ -32,6 +33,7 @@ from duxcommon.errors import (
     PaymentsOpen,
     PeerUnreachable,
     ProviderUnknown,
+    WalletLocked,
 )
 from duxcommon.money import COIN
 from tests.escrow_world import House, World, market, opened
@@ -97,6 +99,55 @@ def test_a_payment_is_released_once_however_often_it_is_asked_for(tmp_path: Path
         await asyncio.gather(*(pay(buyer, held) for _ in range(3)))
         row = buyer.services.desk.row(channel)
         assert (row.gross, row.seq, row.held, row.open) == (COIN, 1, 0, 0)
+
+    play(tmp_path, scenario)
+
+
+def test_a_locked_wallet_holds_nothing_new_and_what_was_held_before_is_paid_after_the_unlock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "KNOWN_S", 0.0)
+
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        channel = await opened(buyer, provider, world)
+        before = await hold(buyer, provider, COIN, 1)
+        buyer.flopd.is_locked = True
+        with pytest.raises(WalletLocked) as caught:
+            await hold(buyer, provider, COIN, 2, wait_s=60.0)
+        assert "wallet unlock" in caught.value.hint
+        # What a restarted taskd asks for again is under way already.
+        assert await hold(buyer, provider, COIN, 1) == before
+        with pytest.raises(WalletLocked):
+            await pay(buyer, before)
+        row = buyer.services.desk.row(channel)
+        assert (row.gross, row.held, row.open) == (0, COIN, 1)
+        buyer.flopd.is_locked = False
+        await pay(buyer, before)
+        await hold(buyer, provider, COIN, 2)
+        row = buyer.services.desk.row(channel)
+        assert (row.gross, row.held) == (COIN, COIN)
+
+    play(tmp_path, scenario)
+
+
+def test_a_call_that_follows_a_payment_does_not_ask_again_whether_the_wallet_is_locked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keys_module, "KNOWN_S", 3600.0)
+
+    async def scenario(buyer: House, provider: House, world: World) -> None:
+        await opened(buyer, provider, world)
+        asked = buyer.flopd.asked_lock
+        for number in range(5):
+            await pay(buyer, await hold(buyer, provider, COIN, number))
+        assert buyer.flopd.asked_lock - asked <= 1
+        late = await hold(buyer, provider, COIN, 5)
+        buyer.flopd.is_locked = True
+        with pytest.raises(WalletLocked):
+            await pay(buyer, late)
+        # From now on it is known.
+        with pytest.raises(WalletLocked):
+            await hold(buyer, provider, COIN, 6)
 
     play(tmp_path, scenario)
 
