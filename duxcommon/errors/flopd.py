@@ -144,4 +144,4 @@ class NoPayoutCoin(FlopdError):
 
 class BondUnknown(FlopdError):
     code = 2031
-    hint_default = "Name bonds of this node's payout key that were not taken back yet; `dux-ctl node bonds` lists them."
+    hint_default = "Name bonds of this node's own payout key that are in a block and were not taken back yet."
