@@ -12,6 +12,7 @@ from pydantic_core import PydanticUndefined
 from build_script.configs import bounds, helps, plain
 from dux_escrowd.channel import CHANNEL, PAYMENT
 from dux_flopd.intents import MACHINE
+from dux_governance.tally import MACHINE as PROPOSAL
 from dux_taskd.runs import TABLE as RUN
 from dux_taskd.tasks import TABLE as TASK
 from duxcommon.config import Settings
@@ -80,6 +81,14 @@ MACHINES: Sequence[tuple[str, str, str, Table, Sequence[str]]] = (
         "`undo`: a reorg took away the block that had decided.",
         _intents(),
         ("built", "sent"),
+    ),
+    (
+        "A proposal",
+        "`dux_governance/tally.py`, `MACHINE`",
+        "SENT only at the node that made it. All others follow from the chain alone: `proposer-unfit` is known 60 "
+        "blocks after the proposal confirmed; the votes are counted 60 blocks after the deadline.",
+        PROPOSAL,
+        ("SENT",),
     ),
 )
 

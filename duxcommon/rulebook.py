@@ -7,7 +7,7 @@ from .api.airdropd import RuleBook, Rules
 from .coin.fund import guardians_redeem
 from .coin.script import p2sh_script
 from .errors import RulesPending
-from .network import NetworkDefinition
+from .network import Member, NetworkDefinition, Seat
 
 OLD_FUND_BLOCKS = 12_000
 """So long after the guardians changed a payment to the old address still counts; a channel lives 10,080 blocks."""
@@ -21,11 +21,16 @@ def first_rules(network: NetworkDefinition) -> Rules:
         from_height=0,
         proposal=None,
         parameters=network.parameters,
-        guardians=list(network.guardians),
+        guardians=[_seat(member) for member in network.guardians],
         guardians_m=network.guardians_m,
-        arbiters=list(network.arbiters),
+        arbiters=[_seat(member) for member in network.arbiters],
         fund_script=p2sh_script(redeem).hex(),
     )
+
+
+def _seat(member: Member) -> Seat:
+    # A Member that says the same is another thing to pydantic, and a rule book that was read back holds Seats.
+    return Seat(node=member.node, pubkey=member.pubkey)
 
 
 class Book:

@@ -88,7 +88,7 @@ class RuleKeeper:
         if told.rules[0].model_dump() != first_rules(self._network).model_dump():
             return "version 0 is not the network definition"
         order = [(rules.version, rules.from_height) for rules in told.rules]
-        if any(b[0] != a[0] + 1 or b[1] <= a[1] for a, b in itertools.pairwise(order)):
+        if any(b[0] != a[0] + 1 or b[1] < a[1] for a, b in itertools.pairwise(order)):
             return "the versions are not in order"
         return None
 

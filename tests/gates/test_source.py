@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = (
-    "duxcommon", "dux_airdropd", "dux_ctl", "dux_devnet", "dux_escrowd", "dux_flopd", "dux_registryd", "dux_store",
-    "dux_taskd",
+    "duxcommon", "dux_airdropd", "dux_ctl", "dux_devnet", "dux_escrowd", "dux_flopd", "dux_governance",
+    "dux_registryd", "dux_store", "dux_taskd",
 )  # fmt: skip
 MAX_LINES = 600
 MAX_FILE_BYTES = 600_000
@@ -43,6 +43,9 @@ PURE = (
     "dux_escrowd/channel.py",
     "dux_escrowd/contract.py",
     "dux_flopd/blocks.py",
+    "dux_governance/proposals.py",
+    "dux_governance/tally.py",
+    "dux_governance/timeline.py",
     "dux_registryd/buckets.py",
     "dux_registryd/sealing.py",
     "dux_taskd/capacity.py",

@@ -119,9 +119,9 @@ def test_what_a_deep_reorganisation_changed_is_taken_and_where_is_told(tmp_path:
         book(9, network=definition()),
         RuleBook(network=NETWORK.id, rules=[later(900, 0, version=0)], known_to=9),
         book(9, later(600, 40, version=2)),
-        book(9, later(600, 40), later(700, 40, version=2)),
+        book(9, later(600, 40), later(700, 39, version=2)),
     ],
-    ids=["other network", "other definition", "gap", "two at one height"],
+    ids=["other network", "other definition", "gap", "heights falling"],
 )
 def test_rules_that_can_not_be_this_network_s_are_refused(tmp_path: Path, wrong: RuleBook) -> None:
     async def body(airdropd: Rulebook, client: Client) -> None:
