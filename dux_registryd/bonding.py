@@ -4,11 +4,10 @@ Every step is a row before it is a call, and every call to flopd carries a key o
 what may have been done, and doing it again changes nothing.
 """
 
-import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,8 +40,10 @@ MARGIN_PCT = 10
 """A bond is so much larger than what is missing, so that a small rise of the price needs no second one."""
 DEEP = 200
 """Blocks above a transaction that no reorganisation takes away."""
-RELEASE_AT_ONCE = 50
-"""Bonds that one transaction takes back; the fee of more could be too high."""
+LEAST = 2 * DUST
+"""Smallest bond that is made, and that is taken back: less the fee, the chain must still hold it."""
+AGAIN_BLOCKS = 60
+"""A bond that could not be taken back is tried again after so many blocks."""
 
 MIGRATION = """
 -- Bonds that this node makes. `asked` and `outputs` are what flopd is told, again and again until it answers.
@@ -51,9 +52,10 @@ CREATE TABLE own_bond (
   outputs TEXT NOT NULL, note TEXT NOT NULL, state TEXT NOT NULL, intent TEXT, txid TEXT, vout INTEGER, height INTEGER
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX own_bond_state ON own_bond (state);
--- Transactions that take bonds back to the payout address.
+-- Bonds that are being taken back to the payout address, or were.
 CREATE TABLE bond_release (
-  key TEXT PRIMARY KEY, bonds TEXT NOT NULL, state TEXT NOT NULL, intent TEXT, height INTEGER
+  txid TEXT NOT NULL, vout INTEGER NOT NULL, lock_height INTEGER NOT NULL, state TEXT NOT NULL, intent TEXT,
+  PRIMARY KEY (txid, vout)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX bond_release_state ON bond_release (state);
 """
@@ -125,13 +127,13 @@ def due(horizon: Horizon, price: int, locks: Iterable[Lock], lock_blocks: int) -
 
     `locks` are those that are confirmed or on their way. Made a tenth to two tenths of a window before the last one
     lapses, it is confirmed long before it is needed. Never larger than what is missing and MARGIN_PCT of that, except
-    that no output may be below 0.01 FLOP.
+    that one below LEAST could not be taken back.
     """
     covered = sum(lock.amount for lock in locks if lock.lock_height >= horizon.locked_until)
     if covered >= price:
         return None
     lacking = price - covered
-    return Due(max(lacking + lacking * MARGIN_PCT // 100, DUST), horizon.tip + lock_blocks)
+    return Due(max(lacking + lacking * MARGIN_PCT // 100, LEAST), horizon.tip + lock_blocks)
 
 
 def lasts(locks: Iterable[Lock], price: int, blocks: int) -> int | None:
@@ -178,13 +180,15 @@ class _Row:
 
 @dataclass(frozen=True, slots=True)
 class _Release:
-    key: str
-    bonds: str
+    txid: str
+    vout: int
+    lock_height: int
     state: Literal["planned", "sent", "confirmed", "settled"]
     intent: str | None
 
 
 _COLUMNS = ", ".join(_Row.__slots__)
+_RELEASE_STATES = ("planned", "sent", "confirmed", "settled")
 
 
 class Bonding:
@@ -195,6 +199,8 @@ class Bonding:
         self._ledger = ledger
         self._flopd = flopd
         self._own: KeyInfo | None = None
+        self._refused: dict[tuple[str, int], int] = {}
+        """Bonds that flopd would not take back, and the height from which they are tried again."""
         self._note = "nothing was looked at yet"
         self.configure(auto=auto, windows=windows)
 
@@ -260,7 +266,7 @@ class Bonding:
         blocks = lock_blocks or self._windows * terms.blocks
         price = max(terms.price_now, terms.price_next)
         found = due(Horizon(terms.tip, terms.blocks), price, self._locks(pubkey, terms.tip), blocks)
-        return found or Due(max(price, DUST), terms.tip + blocks)
+        return found or Due(max(price, LEAST), terms.tip + blocks)
 
     # --- rows -------------------------------------------------------------------------------------------------
 
@@ -329,7 +335,7 @@ class Bonding:
             except _AMBIGUOUS:
                 raise
             except DuxError:
-                await self._forget("own_bond", row.key)
+                await self._forget(row.key)
                 raise
             _hit("bond-built")
             scripts = [output.script_pub_key.script.hex() for output in parse_tx(intent.hex).vout]
@@ -342,7 +348,7 @@ class Bonding:
             except TxRejected:
                 # Its coins are free for another try, and what the chain refused once is not offered for ever.
                 await self._flopd.call("tx.cancel", TxIntent, {"id": row.intent})
-                await self._forget("own_bond", row.key)
+                await self._forget(row.key)
                 raise
             _hit("bond-sent")
             log.info("bond sent", extra={"amount": row.amount, "lock_height": row.lock_height, "txid": row.txid})
@@ -357,27 +363,21 @@ class Bonding:
             intent = await self._status(row.intent)
             if intent is None or intent.state in ("conflicted", "cancelled"):
                 # It will never confirm: another one is made when it is missing.
-                await self._forget("own_bond", row.key)
+                await self._forget(row.key)
             else:
                 await self._set(row.key, txid=intent.txid, height=intent.height, state=_progress(intent, tip))
         for release in self._releases("planned", "sent", "confirmed"):
             if release.state == "planned":
-                await self._send_release(release.key, json.loads(release.bonds))
+                await self._send_release(release)
                 continue
             intent = await self._status(release.intent)
             if intent is None or intent.state in ("conflicted", "cancelled"):
-                await self._forget("bond_release", release.key)
+                await self._forget_release(release)
             else:
-                await self._release_is(release.key, _progress(intent, tip), intent)
+                await self._release_is(release, _progress(intent, tip), intent)
 
-    async def _forget(self, table: Literal["own_bond", "bond_release"], key: str) -> None:
-        await self._store.write(lambda c: c.execute(f"DELETE FROM {table} WHERE key = ?", (key,)))  # noqa: S608
-
-    async def _release_is(self, key: str, state: str, intent: TxIntent) -> None:
-        values = (state, intent.id, intent.height, key)
-        await self._store.write(
-            lambda c: c.execute("UPDATE bond_release SET state = ?, intent = ?, height = ? WHERE key = ?", values)
-        )
+    async def _forget(self, key: str) -> None:
+        await self._store.write(lambda c: c.execute("DELETE FROM own_bond WHERE key = ?", (key,)))
 
     async def _status(self, intent: str | None) -> TxIntent | None:
         try:
@@ -393,49 +393,65 @@ class Bonding:
             lambda c: [
                 _Release(*row)
                 for row in c.execute(
-                    f"SELECT key, bonds, state, intent FROM bond_release WHERE state IN ({marks})",  # noqa: S608
+                    "SELECT txid, vout, lock_height, state, intent FROM bond_release "  # noqa: S608
+                    f"WHERE state IN ({marks})",
                     states,
                 )
             ]
         )
 
-    async def release(self, tip: int) -> int:
-        """Take back the bonds that are free; how many. Raises what flopd answers."""
-        pubkey = bytes.fromhex((await self.own()).pubkey)
-        states = self._released()
-        free = [
-            bond
-            for bond in self._ledger.bonds(pubkey)
-            if bond.lock_height <= tip and (bond.txid, bond.vout) not in states
-        ]
-        # The largest first: what others locked for this key can be smaller than the fee of taking it back.
-        free.sort(key=lambda bond: (-bond.amount, bond.txid, bond.vout))
-        chosen = free[:RELEASE_AT_ONCE]
-        if not chosen:
-            return 0
-        bonds = [
-            BondOutpoint(txid=bond.txid, vout=bond.vout, lock_height=bond.lock_height).model_dump() for bond in chosen
-        ]
-        text = json.dumps(bonds)
-        key = f"release/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        await self._store.write(
-            lambda c: c.execute("INSERT OR IGNORE INTO bond_release VALUES (?, ?, 'planned', NULL, NULL)", (key, text))
-        )
-        _hit("release-planned")
-        await self._send_release(key, bonds)
-        return len(chosen)
+    async def release(self, tip: int) -> None:
+        """Take back the bonds that are free. Raises what flopd answers to the first one that it refuses.
 
-    async def _send_release(self, key: str, bonds: Sequence[dict[str, Any]]) -> None:
+        Each in a transaction of its own, whose key is the bond: after any crash, or the loss of this database, flopd
+        answers the same question with the same transaction.
+        """
+        pubkey = bytes.fromhex((await self.own()).pubkey)
+        begun = {(release.txid, release.vout) for release in self._releases(*_RELEASE_STATES)}
+        for bond in self._ledger.bonds(pubkey):
+            place = (bond.txid, bond.vout)
+            if bond.lock_height > tip or bond.amount < LEAST or place in begun:
+                continue
+            if tip < self._refused.get(place, 0):
+                continue
+            release = _Release(*place, bond.lock_height, "planned", None)
+            await self._plan_release(release)
+            _hit("release-planned")
+            try:
+                await self._send_release(release)
+            except DuxError:
+                self._refused[place] = tip + AGAIN_BLOCKS
+                raise
+
+    async def _plan_release(self, release: _Release) -> None:
+        values = (release.txid, release.vout, release.lock_height)
+        await self._store.write(
+            lambda c: c.execute("INSERT OR IGNORE INTO bond_release VALUES (?, ?, ?, 'planned', NULL)", values)
+        )
+
+    async def _send_release(self, release: _Release) -> None:
+        bond = BondOutpoint(txid=release.txid, vout=release.vout, lock_height=release.lock_height)
+        params = {"bonds": [bond.model_dump()], "key": f"{release.txid}:{release.vout}"}
         try:
-            intent = await self._flopd.call("tx.release", TxIntent, {"bonds": list(bonds), "key": key})
+            intent = await self._flopd.call("tx.release", TxIntent, params)
         except _AMBIGUOUS:
             raise
         except DuxError:
-            await self._forget("bond_release", key)
+            await self._forget_release(release)
             raise
         _hit("release-sent")
-        log.info("bonds released", extra={"bonds": len(bonds), "txid": intent.txid})
-        await self._release_is(key, "sent", intent)
+        log.info("bond released", extra={"bond": params["key"], "txid": intent.txid})
+        await self._release_is(release, "sent", intent)
+
+    async def _forget_release(self, release: _Release) -> None:
+        place = (release.txid, release.vout)
+        await self._store.write(lambda c: c.execute("DELETE FROM bond_release WHERE txid = ? AND vout = ?", place))
+
+    async def _release_is(self, release: _Release, state: str, intent: TxIntent) -> None:
+        values = (state, intent.id, release.txid, release.vout)
+        await self._store.write(
+            lambda c: c.execute("UPDATE bond_release SET state = ?, intent = ? WHERE txid = ? AND vout = ?", values)
+        )
 
     # --- telling ----------------------------------------------------------------------------------------------
 
@@ -449,12 +465,10 @@ class Bonding:
         ]
 
     def _released(self) -> dict[tuple[str, int], Literal["releasing", "released"]]:
-        states: dict[tuple[str, int], Literal["releasing", "released"]] = {}
-        for release in self._releases("planned", "sent", "confirmed", "settled"):
-            for bond in json.loads(release.bonds):
-                confirmed = release.state in ("confirmed", "settled")
-                states[bond["txid"], bond["vout"]] = "released" if confirmed else "releasing"
-        return states
+        return {
+            (release.txid, release.vout): "released" if release.state in ("confirmed", "settled") else "releasing"
+            for release in self._releases(*_RELEASE_STATES)
+        }
 
     @staticmethod
     def _info(row: _Row) -> BondInfo:

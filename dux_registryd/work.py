@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from duxcommon.api.airdropd import RuleBook
 from duxcommon.api.flopd import BondFact, BondPage, SettlementFact, SettlementPage
-from duxcommon.coin.settlement import RATE_GRACE, tax_rate
+from duxcommon.coin.settlement import RATE_GRACE, rates_for, tax_rate
 from duxcommon.db import Store
 from duxcommon.follow import MIGRATION as FOLLOW_TABLE
 from duxcommon.follow import Kind
@@ -107,7 +107,7 @@ class Judge:
         """Whether a transaction that has the form of settled work is settled work."""
         if fund_script not in self._funds(height):
             return False
-        return tax_rate(payout, tax, deposits, self._rates(deposits), self._min_tax) is not None
+        return tax_rate(payout, tax, self._rates(deposits), self._min_tax) is not None
 
     def bond(self, height: int, paid: dict[str, int]) -> bool:
         """Whether the transaction of a bond paid the fund, so that everybody finds it."""
@@ -118,13 +118,12 @@ class Judge:
             self._scripts[height] = frozenset(self._book.fund_scripts_at(height))
         return self._scripts[height]
 
-    def _rates(self, deposits: Sequence[int]) -> Callable[[int], int]:
+    def _rates(self, deposits: Sequence[int]) -> list[int]:
         first, last = (self._book.at(height) for height in (max(0, min(deposits) - RATE_GRACE), max(deposits)))
         if first.version != last.version:
-            return self._book.tax_at
+            return rates_for(deposits, self._book.tax_at)
         # Nearly always: no need to look up 145 blocks one by one.
-        rate = last.parameters.tax_bps
-        return lambda height: rate
+        return [last.parameters.tax_bps]
 
 
 class Ledger:

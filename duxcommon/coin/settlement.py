@@ -23,7 +23,7 @@ miner its pushes, and neither may be able to undo a provider's settlement. The e
 byte, so a non-minimal push in it makes it another script.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -207,7 +207,7 @@ def judge(
     if candidate.fund_script not in fund_scripts:
         return Refusal(candidate.txid, Reason.NOT_TO_FUND)
     gross = candidate.payout + candidate.tax
-    rate = tax_rate(candidate.payout, candidate.tax, candidate.deposits, rate_at, min_tax)
+    rate = tax_rate(candidate.payout, candidate.tax, rates_for(candidate.deposits, rate_at), min_tax)
     if rate is None:
         return Refusal(candidate.txid, Reason.WRONG_TAX)
     return Settlement(
@@ -223,15 +223,18 @@ def judge(
     )
 
 
-def tax_rate(
-    payout: int, tax: int, deposits: Collection[int], rate_at: Callable[[int], int], min_tax: int = money.DUST
-) -> int | None:
-    """The rate in basis points at which `tax` is exact and that every deposit may carry; None where there is none.
-
-    `deposits` are the heights at which they confirmed.
-    """
-    rates = _rates(deposits, rate_at)
+def tax_rate(payout: int, tax: int, rates: Iterable[int], min_tax: int = money.DUST) -> int | None:
+    """The first of these rates, in basis points, at which `tax` is exact; None where there is none."""
     return next((bps for bps in rates if tax == money.tax(payout + tax, bps, min_tax)), None)
+
+
+def rates_for(deposits: Collection[int], rate_at: Callable[[int], int]) -> list[int]:
+    """The rates that fit deposits confirmed at these heights, every one of them, those in force last first."""
+    windows = [
+        dict.fromkeys(rate_at(at) for at in range(height, max(0, height - RATE_GRACE) - 1, -1))
+        for height in sorted(deposits, reverse=True)
+    ]
+    return [rate for rate in windows[0] if all(rate in window for window in windows)]
 
 
 def note_in(tx: Tx) -> FundingNote | None:
@@ -244,12 +247,3 @@ def _redeem_of(script_sig: bytes, script: bytes) -> bytes:
     """The redeem script that an input shows for the P2SH output it spends; empty when there is none."""
     stack, error = eval_script(script_sig)
     return stack[-1] if error is None and stack and p2sh_script(stack[-1]) == script else b""
-
-
-def _rates(heights: Collection[int], rate_at: Callable[[int], int]) -> list[int]:
-    """The rates that fit every deposit, those in force last first."""
-    windows = [
-        dict.fromkeys(rate_at(at) for at in range(height, max(0, height - RATE_GRACE) - 1, -1))
-        for height in sorted(heights, reverse=True)
-    ]
-    return [rate for rate in windows[0] if all(rate in window for window in windows)]

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dux_registryd.bonding import MARGIN_PCT, Due, Horizon, due, lasts
+from dux_registryd.bonding import LEAST, MARGIN_PCT, Due, Horizon, due, lasts
 from dux_registryd.eligibility import Demands, Lock, Score, Window, Work, admitted, covers, score
 from dux_registryd.work import MIGRATIONS, Ledger
 from duxcommon.api.airdropd import RuleBook
@@ -246,7 +246,7 @@ def test_bonds_made_when_due_cover_every_window_and_are_never_larger_than_needed
         made = due(horizon, asked, locks, windows * blocks)
         if made is not None:
             held = sum(lock.amount for lock in locks if lock.lock_height >= horizon.locked_until)
-            assert made.amount <= max((asked - held) * (100 + MARGIN_PCT) // 100, DUST)
+            assert made.amount <= max((asked - held) * (100 + MARGIN_PCT) // 100, LEAST)
             # The next block holds it.
             locks.append(Lock(tip + 1, made.lock_height, made.amount))
         if tip > start:

@@ -80,7 +80,7 @@ def test_two_nodes_whose_tips_differ_always_find_a_rate_that_both_accept(tip: in
 
 @given(st.integers(CHANGE - 300, CHANGE + 300), st.sampled_from([500, 450]))
 def test_what_fits_is_what_settled_work_says(height: int, rate: int) -> None:
-    found = settlement._rates([height], TAX_FALLS.tax_at)
+    found = settlement.rates_for([height], TAX_FALLS.tax_at)
     assert terms.fits(TAX_FALLS, rate, height) == (rate in found)
 
 
@@ -374,7 +374,7 @@ def test_a_deposit_that_waited_until_its_rate_was_replaced_is_given_up(
         assert funding.state == "BUILT"
         await buyer.services.channels.fund(funding.id, {})
         row = buyer.services.desk.row(row.id)
-        assert row.state == "CONFLICTED"
+        assert row.state == "ABANDONED"
         assert "replaced at block 2000" in row.reason
         assert not world.txs, "nothing was paid"
 
