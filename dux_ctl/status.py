@@ -10,7 +10,7 @@ from duxcommon.money import format_flop
 from . import exits, render
 from .control import DAEMONS, Control
 
-ENDED = ("CLOSED", "REFUNDED", "CONFLICTED")
+ENDED = ("CLOSED", "REFUNDED", "CONFLICTED", "ABANDONED")
 """Channels that need no attention any more."""
 
 

@@ -25,7 +25,8 @@ _CHANNEL = {
     "REFUND_BUILT": "the refund of its deposit is built and will be sent",
     "REFUND_SENT": "the refund of its deposit waits for confirmations",
     "REFUNDED": "the buyer has its deposit back",
-    "CONFLICTED": "no deposit stands behind it: it was never sent, or its coins were spent otherwise; nothing is lost",
+    "CONFLICTED": "no deposit stands behind it: its coins were spent otherwise; nothing is lost",
+    "ABANDONED": "it never got a deposit: the money was too little, or the provider refused it; nothing was spent",
 }
 
 
@@ -76,8 +77,6 @@ def _payment(what: str, control: Control) -> list[str]:
 def _channel(what: str, control: Control) -> list[str]:
     channel = control.call("channel.show", {"id": what})
     meaning = _CHANNEL.get(channel["state"], "see its state")
-    if channel["state"] == "CONFLICTED" and not channel["deposits"]:
-        meaning = "it never got a deposit: the money was too little, or the provider refused it; nothing was spent"
     lines = [
         f"Channel with node {channel['peer'][:12]}…, this node is its {channel['role']}: {channel['state']}, "
         f"so {meaning}.",

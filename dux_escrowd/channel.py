@@ -37,8 +37,8 @@ ChannelEvent = Literal[
 """`…-built`: committed, not sent; `…-seen`: found on the chain; `…-lost`: a reorg or a conflict took it away."""
 
 CHANNEL: Mapping[ChannelState, Mapping[ChannelEvent, ChannelState]] = {
-    "NEW": {"fund-built": "FUND_BUILT", "abandoned": "CONFLICTED"},
-    "FUND_BUILT": {"fund-sent": "FUND_SENT", "abandoned": "CONFLICTED"},
+    "NEW": {"fund-built": "FUND_BUILT", "abandoned": "ABANDONED"},
+    "FUND_BUILT": {"fund-sent": "FUND_SENT", "abandoned": "ABANDONED"},
     "FUND_SENT": {
         "fund-deep": "OPEN",
         "fund-lost": "CONFLICTED",
@@ -69,6 +69,7 @@ CHANNEL: Mapping[ChannelState, Mapping[ChannelEvent, ChannelState]] = {
     "REFUND_SENT": {"refund-confirmed": "REFUNDED", "refund-built": "REFUND_BUILT", "close-seen": "CLOSE_SENT"},
     "REFUNDED": {"refund-lost": "REFUND_SENT", "refund-built": "REFUND_BUILT", "close-seen": "CLOSE_SENT"},
     "CONFLICTED": {"fund-moved": "FUND_SENT"},
+    "ABANDONED": {},
 }
 """state → event → next state. An event that is missing can't happen there."""
 

@@ -239,7 +239,7 @@ class Pusher:
         """Send the newest state now, unless the provider has it; a failure is tried again later."""
         row = self._desk.row(channel_id)
         state = row.newest_state
-        if state is None or row.acked_seq >= row.seq or row.state in ("CLOSED", "REFUNDED", "CONFLICTED"):
+        if state is None or row.acked_seq >= row.seq or row.state in ("CLOSED", "REFUNDED", "CONFLICTED", "ABANDONED"):
             return
         try:
             ack = await self._desk.peers.state(row.peer, state)

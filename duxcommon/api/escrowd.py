@@ -8,7 +8,7 @@ from .common import ChannelId, Deposit, Hash32, Hex, Koinu, Model, NodeId, Payme
 
 ChannelState = Literal[
     "NEW", "FUND_BUILT", "FUND_SENT", "OPEN", "CLOSE_BUILT", "CLOSE_SENT", "CLOSED",
-    "REFUND_BUILT", "REFUND_SENT", "REFUNDED", "CONFLICTED",
+    "REFUND_BUILT", "REFUND_SENT", "REFUNDED", "CONFLICTED", "ABANDONED",
 ]  # fmt: skip
 PaymentState = Literal["HELD", "ORDERED", "DONE", "RELEASED", "REFUNDED"]
 Role = Literal["buyer", "provider"]

@@ -16,7 +16,7 @@ from duxcommon.errors import DuxError
 
 from .devnet import TestNet
 
-ENDED = ("CLOSED", "REFUNDED", "CONFLICTED")
+ENDED = ("CLOSED", "REFUNDED", "CONFLICTED", "ABANDONED")
 
 
 def standing(net: TestNet, node: str) -> dict[str, Any]:

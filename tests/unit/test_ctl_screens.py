@@ -69,7 +69,7 @@ def well(**changes: Any) -> dict[str, Any]:
         "chain": part(network=label, height=7, headers=7, syncing=False),
         "wallet": part(network=label, spendable=5, pending=0, reserved=0, in_channels=0),
         "keys": part(locked=False),
-        "channels": part(channels=[{"state": state} for state in ("OPEN", "CLOSED", "CONFLICTED")]),
+        "channels": part(channels=[{"state": state} for state in ("OPEN", "CLOSED", "CONFLICTED", "ABANDONED")]),
         "provider": part(running=0, queued=0, tasks=2, sandbox="ok", paused=False),
     }
     return {**found, **changes}
