@@ -273,10 +273,11 @@ class World:
         run.fees += count * PAYEE_FEE
         run.balance -= count * (share + PAYEE_FEE)
         run.shares.append(share)
-        washed = plan.keys if plan and inside and self.wash.tax >= taxes[count - 1] else 0
+        ahead = sum(1 for tax in honest if tax >= self.wash.tax)
+        washed = min(plan.keys, max(0, count - ahead)) if plan and inside else 0
         run.inside.append((count - washed) / active)
-        if washed:
-            run.attack.shares += share
+        if plan and washed:
+            run.attack.shares += share * washed // plan.keys
             run.attacked += share * washed
 
     def _extra(self, honest: list[int], past: int) -> int:
@@ -291,7 +292,8 @@ class World:
             taxes = sorted(honest + [tax] * keys, reverse=True)
             balance = self.run.balance + keys * (extra - INPUT_FEE if extra else 0) - PAYEE_FEE * len(taxes)
             count, share = self._chosen(taxes, past, balance)
-            return count > 0 and share >= DUST and tax >= max(taxes[count - 1], tax_needed(past + share, rules))
+            ahead = sum(1 for other in honest if other >= tax)
+            return share >= DUST and count >= ahead + keys and tax >= tax_needed(past + share, rules)
 
         if inside(0):
             return 0
