@@ -19,6 +19,7 @@ from dux_airdropd.methods import FundMethods, NetworkMethods  # noqa: E402
 from dux_ctl import exits  # noqa: E402
 from dux_escrowd import methods as escrowd  # noqa: E402
 from dux_escrowd.settings import EscrowSettings  # noqa: E402
+from dux_flopd import fact_methods as facts  # noqa: E402
 from dux_flopd import methods as flopd  # noqa: E402
 from dux_flopd.settings import FlopdSettings  # noqa: E402
 from dux_registryd import methods as registryd  # noqa: E402
@@ -44,7 +45,7 @@ SETTINGS: dict[str, type[Settings]] = {
 }
 
 MODULES = {
-    "flopd": [flopd],
+    "flopd": [flopd, facts],
     "escrowd": [escrowd],
     "taskd": [taskd],
     "sandbox": [sandbox],

@@ -12,6 +12,7 @@ from btclib.exceptions import BTClibException
 from btclib.hashes import hash256
 from btclib.tx import Tx
 
+from duxcommon.coin.notes import note_of
 from duxcommon.coin.tx import outpoint_of, serialize_tx, with_script_sigs
 from duxcommon.errors import ChainFault
 
@@ -42,6 +43,12 @@ class SeenTx:
     def hex(self) -> str:
         """Its bytes."""
         return serialize_tx(self.tx).hex()
+
+    @cached_property
+    def note(self) -> bytes | None:
+        """The data of the note that it carries."""
+        found = note_of(self.tx)
+        return found[0] if found is not None else None
 
     @cached_property
     def spends(self) -> list[OutpointKey]:

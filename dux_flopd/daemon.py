@@ -15,6 +15,7 @@ from duxcommon.network import NetworkDefinition
 
 from .core import Core
 from .cosign import Guardian
+from .fact_methods import FactMethods
 from .intents import Intent
 from .keyring import Keyring
 from .keystore import read_passphrase
@@ -61,7 +62,7 @@ class FlopDaemon(Daemon):
         self.core = Core(self.settings.core, self.network.genesis)
         self.keyring = Keyring(keystore_path(self.settings), self.store, self.core, self.params)
         self.guardian = Guardian(self.keyring, self.store, self.network.id, self.settings.guardian_user)
-        self.watcher = Watcher(self.core, self.store, self.params, self.settings.poll_s)
+        self.watcher = Watcher(self.core, self.store, self.params, self.settings.poll_s, self.network.birth_height)
         self.transactions = Transactions(self.core, self.store, self.watcher, self._ready)
         self.wallet = Wallet(self.core, self.store, self.params, self.label, self.transactions)
         self.watcher.on_connect = [
@@ -90,7 +91,7 @@ class FlopDaemon(Daemon):
         self.guardian.configure(settings.guardian_user)
 
     def methods(self) -> Iterable[object]:
-        return [WalletMethods(self), ChainMethods(self), KeyMethods(self), TxMethods(self)]
+        return [WalletMethods(self), ChainMethods(self), FactMethods(self), KeyMethods(self), TxMethods(self)]
 
     def notes(self) -> list[str]:
         found = []
@@ -98,6 +99,8 @@ class FlopDaemon(Daemon):
             found.append(self.watcher.problem.message)
         elif self.watcher.seen is not None and self.watcher.seen.syncing:
             found.append(f"Core is still catching up (block {self.watcher.seen.tip.height})")
+        elif (reading := self.watcher.reading()) is not None:
+            found.append(f"reading what old blocks say of work, bonds and votes (block {reading[0]} of {reading[1]})")
         status = self.keyring.status()
         if not status.exists:
             found.append("there is no keystore yet")

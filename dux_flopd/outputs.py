@@ -47,15 +47,6 @@ def jump(connection: sqlite3.Connection, to: Tip) -> None:
     connection.execute("INSERT INTO blocks VALUES (?, ?)", (to.height, to.hash))
 
 
-def idle(connection: sqlite3.Connection, height: int) -> bool:
-    """Whether neither the blocks to come nor the loss of recent ones up to `height` can concern anything here."""
-    query = (
-        "SELECT EXISTS (SELECT 1 FROM scripts) OR EXISTS (SELECT 1 FROM intents WHERE state IN ('built', 'sent')) "
-        "OR EXISTS (SELECT 1 FROM intents WHERE height > ?)"
-    )
-    return not connection.execute(query, (height - KEPT_BLOCKS,)).fetchone()[0]
-
-
 # --- watching ----------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +91,7 @@ def watched(connection: sqlite3.Connection, ref: str, min_height: int) -> Watche
     at = tip(connection)
     now = at.height if at else found["scanned"]
     rows = connection.execute(
-        "SELECT txid, vout, amount, height, spender_txid, spender_height FROM outputs "
+        "SELECT txid, vout, amount, height, note, spender_txid, spender_height FROM outputs "
         "WHERE script = ? AND (height IS NULL OR height >= ? OR "
         "(spender_txid IS NOT NULL AND (spender_height IS NULL OR spender_height >= ?))) "
         "ORDER BY height IS NULL, height, txid, vout",
@@ -122,8 +113,7 @@ def _replies(connection: sqlite3.Connection, rows: Sequence[sqlite3.Row], now: i
         raw, spender = None, row["spender_txid"]
         if spender is not None and spender not in told:
             told.add(spender)
-            query = "SELECT spender_hex FROM outputs WHERE txid = ? AND vout = ?"
-            raw = connection.execute(query, (row["txid"], row["vout"])).fetchone()[0]
+            raw = connection.execute("SELECT hex FROM spenders WHERE txid = ?", (spender,)).fetchone()[0]
         replies.append(_reply(row, raw, now))
     return replies
 
@@ -135,6 +125,7 @@ def _reply(row: sqlite3.Row, raw: str | None, now: int) -> WatchedOutput:
         amount=row["amount"],
         height=row["height"],
         confirmations=_depth(row["height"], now),
+        note=row["note"].hex() if row["note"] is not None else None,
         spender_txid=row["spender_txid"],
         spender_height=row["spender_height"],
         spender_confirmations=_depth(row["spender_height"], now),
@@ -169,18 +160,20 @@ def apply(connection: sqlite3.Connection, block: Block, height: int, *, live: bo
     }
     followed = intents.followed(connection) if live else set()
     freed: list[OutpointKey] = []
-    for seen in block.txs:
-        for spent in seen.spends:
+    # Where nothing is looked for, the block is not even read.
+    for index, seen in enumerate(block.txs if scripts or unspent or followed else ()):
+        for number, spent in enumerate(seen.spends):
             if spent in unspent:
-                _spend(connection, spent, seen, height)
+                _spend(connection, spent, seen, (height, index, number))
             if spent in followed:
                 freed += intents.on_spend(connection, spent, seen, height)
         for vout, (script, amount) in enumerate(seen.pays):
             if script in scripts:
                 connection.execute(
-                    "INSERT INTO outputs (txid, vout, script, amount, height) VALUES (?, ?, ?, ?, ?) "
-                    "ON CONFLICT (txid, vout) DO UPDATE SET height = excluded.height",
-                    (seen.txid, vout, script.hex(), amount, height),
+                    "INSERT INTO outputs (txid, vout, script, amount, note, height, idx, part) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (txid, vout) DO UPDATE SET "
+                    "note = excluded.note, height = excluded.height, idx = excluded.idx, part = excluded.part",
+                    (seen.txid, vout, script.hex(), amount, seen.note, height, index, len(seen.spends) + vout),
                 )
                 unspent.add((seen.txid, vout))
     connection.execute("UPDATE scripts SET scanned = ? WHERE scanned = ?", (height, height - 1))
@@ -200,18 +193,26 @@ def _check_place(connection: sqlite3.Connection, block: Block, height: int, *, l
         raise Unconnected
 
 
-def _spend(connection: sqlite3.Connection, spent: OutpointKey, seen: SeenTx, height: int | None) -> None:
-    connection.execute(
-        "UPDATE outputs SET spender_txid = ?, spender_hex = ?, spender_height = ? "
-        "WHERE txid = ? AND vout = ? AND spender_height IS NULL",
-        (seen.txid, seen.hex, height, *spent),
-    )
+def _spend(
+    connection: sqlite3.Connection, spent: OutpointKey, seen: SeenTx, place: tuple[int, int, int] | None
+) -> None:
+    """A transaction spends a watched output: at that height, place in the block and input, or in the mempool."""
+    spender = connection.execute(
+        "UPDATE outputs SET spender_txid = ?, spender_height = ?, spender_idx = ?, spender_part = ? "
+        "WHERE txid = ? AND vout = ? AND spender_height IS NULL RETURNING spender_txid",
+        (seen.txid, *(place or (None, None, None)), *spent),
+    ).fetchone()
+    if spender is not None:
+        connection.execute("INSERT OR IGNORE INTO spenders VALUES (?, ?)", (seen.txid, seen.hex))
 
 
 def undo_above(connection: sqlite3.Connection, height: int) -> None:
     """The blocks above `height` are gone; what was in them waits in the mempool again, until that says otherwise."""
-    connection.execute("UPDATE outputs SET height = NULL WHERE height > ?", (height,))
-    connection.execute("UPDATE outputs SET spender_height = NULL WHERE spender_height > ?", (height,))
+    connection.execute("UPDATE outputs SET height = NULL, idx = NULL, part = NULL WHERE height > ?", (height,))
+    connection.execute(
+        "UPDATE outputs SET spender_height = NULL, spender_idx = NULL, spender_part = NULL WHERE spender_height > ?",
+        (height,),
+    )
     connection.execute("UPDATE scripts SET scanned = max(?, birth - 1) WHERE scanned > ?", (height, height))
     connection.execute("DELETE FROM blocks WHERE height > ?", (height,))
     intents.undo_above(connection, height)
@@ -227,9 +228,9 @@ def note(connection: sqlite3.Connection, seen: Iterable[SeenTx]) -> None:
             _spend(connection, spent, tx, None)
         for vout, (script, amount) in enumerate(tx.pays):
             connection.execute(
-                "INSERT OR IGNORE INTO outputs (txid, vout, script, amount) SELECT ?, ?, script, ? FROM scripts "
-                "WHERE script = ?",
-                (tx.txid, vout, amount, script.hex()),
+                "INSERT OR IGNORE INTO outputs (txid, vout, script, amount, note) "
+                "SELECT ?, ?, script, ?, ? FROM scripts WHERE script = ?",
+                (tx.txid, vout, amount, tx.note, script.hex()),
             )
 
 
@@ -247,8 +248,7 @@ def vanish(connection: sqlite3.Connection, txids: Collection[str]) -> None:
     for txid in txids:
         connection.execute("DELETE FROM outputs WHERE height IS NULL AND txid = ?", (txid,))
         connection.execute(
-            "UPDATE outputs SET spender_txid = NULL, spender_hex = NULL "
-            "WHERE spender_height IS NULL AND spender_txid = ?",
+            "UPDATE outputs SET spender_txid = NULL WHERE spender_height IS NULL AND spender_txid = ?",
             (txid,),
         )
 
@@ -267,8 +267,19 @@ def any_watched(connection: sqlite3.Connection) -> bool:
 def spender(connection: sqlite3.Connection, spent: OutpointKey) -> tuple[str, int] | None:
     """The confirmed transaction (hex) that spends a watched output, and its height."""
     row = connection.execute(
-        "SELECT spender_hex, spender_height FROM outputs WHERE txid = ? AND vout = ? AND spender_height IS NOT NULL",
+        "SELECT hex, spender_height FROM outputs JOIN spenders ON spenders.txid = spender_txid "
+        "WHERE outputs.txid = ? AND vout = ? AND spender_height IS NOT NULL",
         spent,
+    ).fetchone()
+    return (row[0], row[1]) if row else None
+
+
+def spending(connection: sqlite3.Connection, txid: str) -> tuple[str, int] | None:
+    """A confirmed transaction (hex) that spends some watched output, and its height."""
+    row = connection.execute(
+        "SELECT hex, spender_height FROM outputs JOIN spenders ON spenders.txid = spender_txid "
+        "WHERE spender_txid = ? AND spender_height IS NOT NULL LIMIT 1",
+        (txid,),
     ).fetchone()
     return (row[0], row[1]) if row else None
 

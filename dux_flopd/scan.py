@@ -30,8 +30,7 @@ MAX_SIGNERS = 16
 _KEY = rb"\x21[\x02\x03].{32}"
 _WORTH_READING = re.compile(
     rb"\x6a(?:\x4c.|.)DUX[\x01-\x07]"  # a note
-    rb"|\xad\x51" + _KEY + _KEY + rb"\x52\xae\x67"  # the middle of an escrow script
-    rb"|\xb1\x75" + _KEY + rb"\xac",  # the end of a bond's script, and nearly that of an escrow script
+    rb"|\xad\x51" + _KEY + _KEY + rb"\x52\xae\x67",  # the middle of an escrow script
     re.DOTALL,
 )
 
@@ -68,16 +67,6 @@ class Bonded:
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
-    """An input that spends a bond, or only looks like it: the index of bonds decides."""
-
-    index: int
-    part: int
-    txid: str
-    bond: OutpointKey
-
-
-@dataclass(frozen=True, slots=True)
 class Noted:
     """A transaction with a proposal, a vote or an approval."""
 
@@ -95,7 +84,6 @@ class Found:
     deposits: list[Deposit] = field(default_factory=list)
     settled: list[Settled] = field(default_factory=list)
     bonded: list[Bonded] = field(default_factory=list)
-    released: list[Released] = field(default_factory=list)
     noted: list[Noted] = field(default_factory=list)
 
 
@@ -122,7 +110,6 @@ def scan(block: Block, height: int, known: Lookup) -> Found:
         candidate = _candidate(seen.tx, deposit)
         if candidate is not None:
             found.settled.append(Settled(index, candidate))
-        found.released += _released(index, seen)
     found.deposits = [Deposit(outpoint, prevout) for outpoint, prevout in deposits.items()]
     return found
 
@@ -195,9 +182,3 @@ def _last_push_is_escrow(script_sig: bytes) -> bool:
         return False
     stack, error = eval_script(script_sig)
     return error is None and bool(stack) and parse_escrow(stack[-1]) is not None
-
-
-def _released(index: int, seen: SeenTx) -> Iterator[Released]:
-    for part, (txin, spent) in enumerate(zip(seen.tx.vin, seen.spends, strict=True)):
-        if _WORTH_READING.search(txin.script_sig):
-            yield Released(index, part, seen.txid, spent)

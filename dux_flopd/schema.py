@@ -75,4 +75,53 @@ CREATE TABLE keys (
   UNIQUE (owner, ref)
 ) STRICT;
 """,
+    """
+-- Where in its block a payment or its spending stands, and what the paying transaction says in its note. Outputs that
+-- were known before are found again.
+ALTER TABLE outputs ADD COLUMN idx INTEGER;          -- number of the transaction in its block
+ALTER TABLE outputs ADD COLUMN part INTEGER;         -- number within it: inputs first, then outputs
+ALTER TABLE outputs ADD COLUMN spender_idx INTEGER;
+ALTER TABLE outputs ADD COLUMN spender_part INTEGER;
+ALTER TABLE outputs ADD COLUMN note BLOB;
+UPDATE outputs SET height = NULL, spender_height = NULL;
+UPDATE scripts SET scanned = birth - 1;
+CREATE INDEX outputs_paid ON outputs (height, idx, part) WHERE height IS NOT NULL;
+CREATE INDEX outputs_spent ON outputs (spender_height, spender_idx, spender_part) WHERE spender_height IS NOT NULL;
+
+-- One transaction of the fund spends hundreds of outputs: its bytes are here once.
+CREATE TABLE spenders (txid TEXT PRIMARY KEY, hex TEXT NOT NULL) STRICT, WITHOUT ROWID;
+INSERT OR IGNORE INTO spenders SELECT spender_txid, spender_hex FROM outputs WHERE spender_hex IS NOT NULL;
+ALTER TABLE outputs DROP COLUMN spender_hex;
+CREATE TRIGGER spender_replaced AFTER UPDATE OF spender_txid ON outputs
+WHEN OLD.spender_txid IS NOT NULL AND OLD.spender_txid IS NOT NEW.spender_txid BEGIN
+  DELETE FROM spenders WHERE txid = OLD.spender_txid
+  AND NOT EXISTS (SELECT 1 FROM outputs WHERE spender_txid = OLD.spender_txid);
+END;
+CREATE TRIGGER spender_forgotten AFTER DELETE ON outputs WHEN OLD.spender_txid IS NOT NULL BEGIN
+  DELETE FROM spenders WHERE txid = OLD.spender_txid
+  AND NOT EXISTS (SELECT 1 FROM outputs WHERE spender_txid = OLD.spender_txid);
+END;
+
+-- Facts of the chain, for everybody; see facts.py. `idx` is the number of the transaction in its block.
+CREATE TABLE fact_blocks (height INTEGER PRIMARY KEY, hash BLOB NOT NULL) STRICT;
+CREATE TABLE deposits (             -- P2SH outputs of transactions with a funding note
+  txid BLOB NOT NULL, vout INTEGER NOT NULL, height INTEGER NOT NULL, amount INTEGER NOT NULL, script BLOB NOT NULL,
+  note BLOB NOT NULL, PRIMARY KEY (txid, vout)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX deposits_height ON deposits (height);
+CREATE TABLE settlements (          -- transactions that have the form of settled work
+  height INTEGER NOT NULL, idx INTEGER NOT NULL, part INTEGER NOT NULL, txid BLOB NOT NULL, provider BLOB NOT NULL,
+  buyer BLOB NOT NULL, arbiter BLOB NOT NULL, lock_height INTEGER NOT NULL, payout INTEGER NOT NULL,
+  tax INTEGER NOT NULL, change INTEGER NOT NULL, fee INTEGER NOT NULL, awarded INTEGER NOT NULL,
+  fund_script BLOB NOT NULL, deposits TEXT NOT NULL, PRIMARY KEY (height, idx, part)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE bonds (                -- `part` is the output
+  height INTEGER NOT NULL, idx INTEGER NOT NULL, part INTEGER NOT NULL, txid BLOB NOT NULL, pubkey BLOB NOT NULL,
+  lock_height INTEGER NOT NULL, amount INTEGER NOT NULL, paid TEXT NOT NULL, PRIMARY KEY (height, idx, part)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE notes (                -- proposals, votes and approvals
+  height INTEGER NOT NULL, idx INTEGER NOT NULL, part INTEGER NOT NULL, txid BLOB NOT NULL, data BLOB NOT NULL,
+  paid TEXT NOT NULL, signers BLOB NOT NULL, PRIMARY KEY (height, idx, part)
+) STRICT, WITHOUT ROWID;
+""",
 )

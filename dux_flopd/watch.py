@@ -13,13 +13,15 @@ from functools import partial
 from duxcommon.api.flopd import Watched
 from duxcommon.coin.params import ChainParams
 from duxcommon.coin.script import address_of
+from duxcommon.coin.settlement import Prevout
 from duxcommon.db import Store
 from duxcommon.errors import ChainDown, ChainFault, ChainSyncing, DuxError
 
-from . import outputs
+from . import facts, outputs
 from .blocks import Block, SeenTx, parse_block, parse_seen
 from .core import ChainInfo, Core, Dialect, OutpointKey
 from .outputs import Tip, Unconnected
+from .scan import Found, scan
 
 BATCH = 16
 """Blocks that are read at once and committed together."""
@@ -48,11 +50,12 @@ class Seen:
 class Watcher:
     """One loop over one Core. `seen` is None until Core has answered once."""
 
-    def __init__(self, core: Core, store: Store, params: ChainParams, poll_s: float) -> None:
+    def __init__(self, core: Core, store: Store, params: ChainParams, poll_s: float, birth: int) -> None:
         self._core = core
         self._store = store
         self._params = params
         self.poll_s = poll_s
+        self._birth = birth
         self._log = logging.getLogger("flopd")
         self.tip: Tip | None = store.read(outputs.tip)
         self.seen: Seen | None = None
@@ -129,12 +132,14 @@ class Watcher:
     def _is_syncing(self, info: ChainInfo) -> bool:
         # Trial chains stand still for days; a real one does not.
         stale = not self._params.worthless and time.time() - info.median_time > STALE_S
-        return stale or info.headers > info.height + 1
+        # Flopd itself may still be on its way to Core's tip.
+        return stale or self.tip is None or info.headers > self.tip.height + 1
 
     async def _advance(self, info: ChainInfo) -> None:
         """Bring the stored chain to Core's."""
         top = self._store.read(outputs.tip)
-        if top is None or self._store.read(lambda c: outputs.idle(c, info.height)):
+        if top is None:
+            # The blocks before say nothing of this node's money. What they say to everybody is read in `_catch_up`.
             await self._jump(Tip(info.height, info.best))
             return
         fork = await self._fork(info)
@@ -145,11 +150,20 @@ class Watcher:
             return
         if fork < top.height:
             self._log.info("the chain was reorganised", extra={"from": top.height, "back_to": fork})
-            await self._store.write(lambda c: outputs.undo_above(c, fork))
+            await self._store.write(lambda c: self._undo_above(c, fork))
+        until = time.monotonic() + CATCH_UP_S
         for first in range(fork + 1, info.height + 1, BATCH):
+            if time.monotonic() > until:
+                self._wake.set()
+                break
             last = min(first + BATCH - 1, info.height)
             await self._apply(first, await self._read(first, last), live=True)
         self.tip = self._store.read(outputs.tip)
+
+    @staticmethod
+    def _undo_above(connection: sqlite3.Connection, height: int) -> None:
+        outputs.undo_above(connection, height)
+        facts.undo_above(connection, height)
 
     async def _jump(self, to: Tip) -> None:
         await self._store.write(lambda c: outputs.jump(c, to))
@@ -172,22 +186,79 @@ class Watcher:
         return blocks
 
     async def _apply(self, first: int, blocks: list[Block], *, live: bool) -> None:
+        # Not inside the write: signatures take long to check.
+        found = await asyncio.to_thread(self._scan, first, blocks)
+
         def change(connection: sqlite3.Connection) -> list[OutpointKey]:
             freed = []
             for height, block in enumerate(blocks, first):
                 freed += outputs.apply(connection, block, height, live=live)
+                if height in found:
+                    facts.apply(connection, block, height, found[height])
             return freed
 
         freed = await self._store.write(change)
         if freed and self.on_freed is not None:
             await self.on_freed(freed)
 
+    def _scan(self, first: int, blocks: list[Block]) -> dict[int, Found]:
+        """What those of the blocks say whose facts are not known yet, if the next one is among them."""
+        start = self._next_fact()
+        if not first <= start < first + len(blocks):
+            return {}
+        fresh: dict[OutpointKey, Prevout] = {}
+
+        def known(spent: OutpointKey) -> Prevout | None:
+            return fresh.get(spent) or self._store.read(lambda c: facts.deposit(c, spent))
+
+        found = {}
+        for height in range(start, first + len(blocks)):
+            found[height] = scan(blocks[height - first], height, known)
+            fresh.update((made.outpoint, made.prevout) for made in found[height].deposits)
+        return found
+
+    def _next_fact(self) -> int:
+        at = self._store.read(facts.tip)
+        return self._birth if at is None else at.height + 1
+
+    def reading(self) -> tuple[int, int] | None:
+        """How far the reading of old blocks has come, and how far it has to; None when it is done."""
+        start = self._next_fact()
+        return (start, self.tip.height) if self.tip is not None and start <= self.tip.height else None
+
+    def _behind(self, height: int) -> int | None:
+        """The next block up to `height` to read again: for scripts first, which somebody waits for, then for facts."""
+        first = self._store.read(lambda c: outputs.lagging(c, height))
+        start = self._next_fact()
+        return first if first is not None or start > height else start
+
+    async def _rewind_facts(self) -> None:
+        """Forget what blocks said that are not in Core's chain, however deep they lie."""
+        at = self._store.read(facts.tip)
+        if at is None or at == self.tip or await self._core.block_hash(at.height) == at.hash:
+            return
+        good, bad, step = self._birth - 1, at.height, 1
+        while (height := at.height - step) >= self._birth:
+            if await self._is_read(height):
+                good = height
+                break
+            bad, step = height, step * 2
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            good, bad = (middle, bad) if await self._is_read(middle) else (good, middle)
+        self._log.warning("facts are read again", extra={"from": good + 1, "to": at.height})
+        await self._store.write(lambda c: facts.undo_above(c, good))
+
+    async def _is_read(self, height: int) -> bool:
+        return await self._core.block_hash(height) == self._store.read(lambda c: facts.hash_at(c, height))
+
     async def _catch_up(self) -> None:
-        """Read old blocks for scripts that were added with an earlier birth."""
+        """Read old blocks for what they say, and for scripts that were added with an earlier birth."""
         assert self.tip is not None
+        await self._rewind_facts()
         until = time.monotonic() + CATCH_UP_S
         height = self.tip.height
-        while (first := self._store.read(lambda c: outputs.lagging(c, height))) is not None:
+        while (first := self._behind(height)) is not None:
             if time.monotonic() > until:
                 self._wake.set()
                 return

@@ -120,6 +120,8 @@ class WatchedOutput(Model):
     height: int | None
     """Block height; null while it is in the mempool only."""
     confirmations: int
+    note: Hex | None = None
+    """Data of the note that its transaction carries, if any; see duxcommon.coin.notes."""
     spender_txid: Txid | None
     spender_height: int | None
     spender_confirmations: int

@@ -84,7 +84,7 @@ def state(connection: sqlite3.Connection) -> dict[str, Any]:
         {
             **dict(row),
             # What waits in the mempool is not the blocks' business.
-            **({} if row["spender_height"] is not None else {"spender_txid": None, "spender_hex": None}),
+            **({} if row["spender_height"] is not None else {"spender_txid": None}),
         }
         for row in rows
         if row["height"] is not None
