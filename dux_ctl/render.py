@@ -21,7 +21,13 @@ COLUMNS = {
 """Kind of object → what a table shows of it; all that is short where nothing is named."""
 INNER = {"NodeInfo": "record"}
 """Kind of object → a field whose own fields belong on the same page."""
-PURPOSES = {"fund": "channel deposit", "close": "channel closed", "refund": "channel refund"}
+PURPOSES = {
+    "fund": "channel deposit",
+    "close": "channel closed",
+    "refund": "channel refund",
+    "payout": "from the fund",
+    "release": "bond came back",
+}
 
 
 def show(value: Any, schema: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ from duxcommon.db import Store
 from duxcommon.errors import ConfigError, MainChainRefused, WrongPassphrase
 from duxcommon.network import NetworkDefinition
 
+from .bonds import Releases
 from .core import Core
 from .cosign import Guardian
 from .fact_methods import FactMethods
@@ -64,6 +65,7 @@ class FlopDaemon(Daemon):
         self.guardian = Guardian(self.keyring, self.store, self.network.id, self.settings.guardian_user)
         self.watcher = Watcher(self.core, self.store, self.params, self.settings.poll_s, self.network.birth_height)
         self.transactions = Transactions(self.core, self.store, self.watcher, self._ready)
+        self.releases = Releases(self.keyring, self.store, self.watcher, self.transactions)
         self.wallet = Wallet(self.core, self.store, self.params, self.label, self.transactions)
         self.watcher.on_connect = [
             self.keyring.import_missing,

@@ -8,6 +8,7 @@ from duxcommon.api.common import Address, Hash32, Hex, IdempotencyKey, Koinu, Pu
 from duxcommon.api.flopd import (
     Approval,
     Balance,
+    BondOutpoint,
     ChainStatus,
     Cosignature,
     History,
@@ -24,6 +25,7 @@ from duxcommon.api.flopd import (
 from duxcommon.errors import (
     BadAddress,
     BadTransaction,
+    BondUnknown,
     ChainAuthFailed,
     ChainDown,
     ChainFault,
@@ -39,7 +41,9 @@ from duxcommon.errors import (
     KeystoreMissing,
     KeyUnknown,
     NoPayoutCoin,
+    NotPayable,
     SignRefused,
+    TooManyInputs,
     TxRejected,
     TxTooEarly,
     WalletLocked,
@@ -50,6 +54,7 @@ from duxcommon.errors import (
 from duxcommon.rpc import Caller, method
 
 from . import funding
+from .bonds import MAX_BONDS
 
 if TYPE_CHECKING:
     from .daemon import FlopDaemon
@@ -290,6 +295,24 @@ class TxMethods:
         """Commit and send a fully signed transaction; it is sent again until a block holds it."""
         intent = await self._daemon.transactions.submit(caller.uid, f"submit:{key}", hex, purpose=purpose, ref=ref)
         return self._daemon.intent_reply(intent)
+
+    @method(
+        "tx.release",
+        access="daemon",
+        errors=(*SPEND, BondUnknown, BadTransaction, NotPayable, TooManyInputs, TxRejected, TxTooEarly),
+        example={"bonds": [{"txid": "0" * 64, "vout": 1, "lock_height": 20000}], "key": "bond-1"},
+    )
+    async def release(
+        self,
+        bonds: Annotated[list[BondOutpoint], Field(min_length=1, max_length=MAX_BONDS)],
+        key: IdempotencyKey,
+        caller: Caller,
+    ) -> TxIntent:
+        """Send bonds of the payout key back to the payout address once their lock heights are reached.
+
+        The fee is taken from them. It is sent again until a block holds it; the same key never does it twice.
+        """
+        return self._daemon.intent_reply(await self._daemon.releases.release(caller.uid, key, bonds))
 
     @method("tx.status", access="daemon", errors=(IntentUnknown,), example={"id": "0" * 32})
     async def status(self, id: IntentId) -> TxIntent:

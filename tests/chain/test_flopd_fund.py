@@ -18,10 +18,21 @@ from support.logs import assert_clean_logs
 
 from dux_flopd.keystore import GUARDIAN_PATH
 from duxcommon.coin import multisig
-from duxcommon.coin.notes import ApprovalNote, FundNote, VoteNote, approves
+from duxcommon.coin.bond import bond_output
+from duxcommon.coin.notes import ApprovalNote, BondNote, FundNote, VoteNote, approves
 from duxcommon.coin.script import multisig_script, op_return_script, p2pkh_script, p2sh_script, pubkey_of
 from duxcommon.coin.tx import fee_for, make_tx, parse_tx, serialize_tx
-from duxcommon.errors import BadTransaction, DuxError, FeeTooHigh, NoPayoutCoin, SignRefused
+from duxcommon.errors import (
+    BadTransaction,
+    BondUnknown,
+    Conflict,
+    DuxError,
+    FeeTooHigh,
+    NoPayoutCoin,
+    NotPayable,
+    SignRefused,
+    TxTooEarly,
+)
 from duxcommon.money import COIN, DUST
 from duxcommon.network import load_network
 
@@ -290,3 +301,70 @@ def test_a_coin_that_another_order_holds_proves_nothing_until_it_is_given_back(f
     assert held
     node.call("tx.cancel", {"id": held[0]["id"]})
     assert vote(node, fund, "after")["state"] == "built"
+
+
+# --- bonds -----------------------------------------------------------------------------------------------------------
+
+
+def bond(node: Flopd, fund: Fund, key: str, lock_height: int, *koinu: int) -> list[dict[str, Any]]:
+    """Bonds of the node's payout key in a block, as `tx.release` wants them named."""
+    pubkey = bytes.fromhex(node.call("key.payout")["pubkey"])
+    script = bond_output(pubkey, lock_height).hex()
+    outputs = [{"script": script, "amount": amount} for amount in koinu]
+    outputs.append({"script": fund.script.hex(), "amount": DUST})
+    params = {"outputs": outputs, "data": BondNote(pubkey, lock_height).encode().hex(), "key": key}
+    made = node.broadcast(node.call("tx.fund", {**params, "purpose": "bond", "ref": "bond"}))
+    fund.mine()
+    return [{"txid": made["txid"], "vout": vout, "lock_height": lock_height} for vout in range(len(koinu))]
+
+
+def height_of(node: Flopd) -> int:
+    height: int = node.at_tip()["height"]
+    return height
+
+
+def test_bonds_come_back_at_their_lock_height_and_not_before(fund: Fund) -> None:
+    node = fund.nodes[0]
+    node.fill(20 * COIN)
+    lock = height_of(node) + 4
+    bonds = [*bond(node, fund, "bond-a", lock - 1, 2 * COIN), *bond(node, fund, "bond-b", lock, COIN, 3 * COIN)]
+    before = node.balance()["confirmed"]
+    while height_of(node) < lock:
+        error = refused(TxTooEarly, node, "tx.release", {"bonds": bonds, "key": "back"})
+        assert error.details == {"height": height_of(node), "lock_height": lock}
+        fund.mine()
+    intent = node.call("tx.release", {"bonds": bonds, "key": "back"})
+    assert (intent["state"], intent["purpose"]) == ("sent", "release")
+    assert node.call("tx.release", {"bonds": bonds[::-1], "key": "back"}) == intent
+    refused(Conflict, node, "tx.release", {"bonds": bonds[:1], "key": "back"})
+    (output,) = parse_tx(intent["hex"]).vout
+    assert output.value == 6 * COIN - intent["fee"]
+    assert output.script_pub_key.script == p2pkh_script(bytes.fromhex(node.call("key.payout")["pubkey"]))
+    if isinstance(fund.chain.core, Devchain):
+        restart(fund.chain)
+        until(lambda: intent["txid"] in fund.chain.call("getrawmempool"), "release in the mempool again")
+    fund.mine()
+    assert node.intent(intent)["state"] == "confirmed"
+    assert node.balance()["confirmed"] == before + output.value
+    assert node.call("tx.release", {"bonds": bonds, "key": "back"})["state"] == "confirmed"
+    again = refused(BondUnknown, node, "tx.release", {"bonds": bonds, "key": "once-more"})
+    assert intent["txid"] in again.message
+
+
+def test_only_bonds_of_the_own_key_are_taken_back(fund: Fund) -> None:
+    node, other = fund.nodes[0], fund.nodes[1]
+    node.fill(5 * COIN)
+    (made,) = bond(node, fund, "bond-c", height_of(node) + 1, COIN)
+    foreign = {"bonds": [made], "key": "x"}
+    refused(BondUnknown, other, "tx.release", foreign)
+    for wrong in ({"vout": 1}, {"lock_height": made["lock_height"] - 1}, {"txid": "ab" * 32}):
+        refused(BondUnknown, node, "tx.release", {"bonds": [{**made, **wrong}], "key": "x"})
+    refused(BadTransaction, node, "tx.release", {"bonds": [made, made], "key": "x"})
+    node.call("tx.release", {"bonds": [made], "key": "x"})
+
+
+def test_a_bond_worth_less_than_its_way_back_stays_where_it_is(fund: Fund) -> None:
+    node = fund.nodes[0]
+    node.fill(5 * COIN)
+    (made,) = bond(node, fund, "bond-d", height_of(node) + 1, DUST)
+    assert "left of the bonds" in refused(NotPayable, node, "tx.release", {"bonds": [made], "key": "poor"}).message

@@ -105,12 +105,13 @@ def test_the_audit_shows_counts_as_counts() -> None:
 
 def test_the_history_has_signs_and_purposes_that_people_know() -> None:
     entry = {"txid": "ab" * 32, "time": 0, "fee": 0, "confirmations": 1, "label": "", "height": 1}
-    entries = [{**entry, "change": 250, "purpose": "receive"}, {**entry, "change": -250, "purpose": "fund"}]
+    changes = [("receive", 250), ("fund", -250), ("payout", 99), ("release", 98)]
+    entries = [{**entry, "change": change, "purpose": purpose} for purpose, change in changes]
     schema = catalogue.load()["methods"]["wallet.history"]["reply"]
     text = render.reply({"entries": entries, "next": None}, schema)
     assert "+0.0000025 FLOP" in text
     assert "-0.0000025 FLOP" in text
-    assert "channel deposit" in text
+    assert [words for words in ("channel deposit", "from the fund", "bond came back") if words not in text] == []
     assert render.reply({"entries": entries, "next": 2}, schema) == f"{text}\nmore: --skip 2"
 
 
