@@ -22,7 +22,7 @@ from duxcommon.coin.tx import Coin, make_tx, p2pkh_script_sig, parse_tx, sign_in
 from duxcommon.money import COIN
 
 LITECOIND = Path("/usr/lib/litecoin/litecoind")  # the one on PATH is a wrapper script
-START_S = 30.0
+START_S = 60.0
 
 
 class Refused(Exception):

@@ -185,7 +185,7 @@ class Node:
     def channel(self, channel_id: str) -> dict[str, Any]:
         return self.call("channel.show", {"id": channel_id})
 
-    def wait_state(self, channel_id: str, *states: str, seconds: float = 20.0) -> dict[str, Any]:
+    def wait_state(self, channel_id: str, *states: str, seconds: float = 60.0) -> dict[str, Any]:
         """The channel once it is in one of these states."""
         seen: list[str] = []
 

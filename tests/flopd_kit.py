@@ -30,7 +30,7 @@ from duxcommon.network import Member, NetworkDefinition, dump_network
 PASSPHRASE = "a passphrase for tests"
 FLOPCOIND = os.environ.get("DUX_COIND", "")
 KINDS = ("devchain-flopcoin", "devchain-modern", "litecoind", *(["coind"] if FLOPCOIND else []))
-WAIT_S = 20.0
+WAIT_S = 60.0
 POLL_S = 0.05
 T = TypeVar("T")
 

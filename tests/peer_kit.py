@@ -13,7 +13,7 @@ from dux_registryd.transport import ALPN, VERSION
 from duxcommon.identity import Identity
 from tests.registryd_kit import Node
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def raw(body: bytes) -> bytes:

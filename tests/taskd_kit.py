@@ -174,7 +174,7 @@ class Node:
         """task.run, waiting for the end."""
         if isinstance(params.get("input"), Payload):
             params["input"] = params["input"].model_dump()
-        return await self.rpc_in.call("task.run", Task, {"app": app, "key": key, "wait_s": 20.0, **params})
+        return await self.rpc_in.call("task.run", Task, {"app": app, "key": key, "wait_s": 60.0, **params})
 
     async def status(self, task: str, wait_s: float = 0.0, **params: Any) -> Task:
         return await self.rpc_in.call("task.status", Task, {"id": task, "wait_s": wait_s, **params})
@@ -250,7 +250,7 @@ async def _go_on(node: str, method: str, params: dict[str, Any], go_on: Callable
     return await go_on()
 
 
-async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     """Wait for something that no event tells of."""
     async with asyncio.timeout(seconds):
         while not condition():

@@ -311,8 +311,8 @@ def test_term_ends_it_soon_even_in_the_middle_of_mining(short_tmp: Path) -> None
         time.sleep(0.01)
     started = time.monotonic()
     assert chain.stop() == 0
-    assert time.monotonic() - started < 10
-    miner.join(10)
+    assert time.monotonic() - started < 30
+    miner.join(60)
     assert not (chain.folder / "rpc.json").exists()
     assert not chain.cookie.exists()
     chain.start()
@@ -356,9 +356,9 @@ def test_auto_mining_confirms_what_waits_and_makes_blocks_in_time(short_tmp: Pat
 
 
 def _until(condition: Any) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "it did not happen in ten seconds"
+        assert time.monotonic() < end, "it did not happen in a minute"
         time.sleep(0.02)
 
 

@@ -283,8 +283,8 @@ def test_four_paid_calls_cost_two_transactions_and_chain_and_books_agree_to_the_
     gross, tax = CALLS * PRICE, CALLS * PRICE * 5 // 100
     assert closed["gross"] == gross
 
-    wait_until(lambda: net.balance("alice") - before["alice"] == gross - tax, 30, "alice's earnings")
-    fund = wait_until(lambda: net.call("bob", "fund.status")["confirmed"], 30, "the fund's part")
+    wait_until(lambda: net.balance("alice") - before["alice"] == gross - tax, 60, "alice's earnings")
+    fund = wait_until(lambda: net.call("bob", "fund.status")["confirmed"], 60, "the fund's part")
     chain = read_chain(ground)
     moved = gains(net, chain, closed)
     booked = {node: net.balance(node) - before[node] for node in ("alice", "bob")} | {"fund": fund}
@@ -310,6 +310,6 @@ def test_a_buyer_whose_provider_is_gone_takes_its_deposit_back_after_the_lock_he
     assert net.channel("bob", opened["id"])["state"] == "OPEN"
     refunded = stage.mining(lambda: stage.seen(opened["id"], "REFUNDED", "bob"), "the refund")
     assert refunded["gross"] == 0
-    wait_until(lambda: 0 < before - net.balance("bob") < COIN // 50, 30, "all but the fees of two transactions")
+    wait_until(lambda: 0 < before - net.balance("bob") < COIN // 50, 60, "all but the fees of two transactions")
     print(f"  refunded at the lock height {refunded['contract']['lock_height']}", flush=True)
     net.assert_audit("bob")

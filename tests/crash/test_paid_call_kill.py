@@ -45,7 +45,7 @@ def test_a_killed_daemon_costs_no_coin_and_no_call_is_paid_twice(net: TestNet, v
     net.restart(victim)
     ended = net.wait_task("bob", task["id"])
     assert ended["state"] in ("DONE", "FAILED"), ended
-    wait_until(lambda: paid(net) - before == (PRICE if ended["state"] == "DONE" else 0), 30, "the books to settle")
+    wait_until(lambda: paid(net) - before == (PRICE if ended["state"] == "DONE" else 0), 60, "the books to settle")
     holds = net.call("bob", "payment.list", {"limit": 50})["payments"]
     assert all(payment["state"] in ("RELEASED", "REFUNDED") for payment in holds), holds
     net.wait_live("bob", "slow-echo")
@@ -66,7 +66,7 @@ def test_a_whole_node_may_die_in_the_middle_of_a_call(net: TestNet, node: str) -
         net.kill(name)
     net.start(net.layout.daemons(node))
     ended = net.wait_task("bob", task["id"])
-    wait_until(lambda: paid(net) - before == (PRICE if ended["state"] == "DONE" else 0), 30, "the books to settle")
+    wait_until(lambda: paid(net) - before == (PRICE if ended["state"] == "DONE" else 0), 60, "the books to settle")
     net.wait_live("bob", "slow-echo")
     net.run_task("bob", "slow-echo", b"after all of " + node.encode(), params={"seconds": 0})
     net.assert_audit("alice", "bob")

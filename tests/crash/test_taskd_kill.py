@@ -60,17 +60,17 @@ class ProcessNode(Node):
 
     async def ready(self) -> None:
         """It has told its registryd what it serves."""
-        await until(lambda: self.registry.told, seconds=30)
+        await until(lambda: self.registry.told, seconds=60)
 
     async def killed(self) -> None:
         """Wait until the failpoint has ended it."""
         assert self.process is not None
-        assert await asyncio.wait_for(self.process.wait(), 30) == -signal.SIGKILL
+        assert await asyncio.wait_for(self.process.wait(), 60) == -signal.SIGKILL
 
     async def stop(self) -> None:
         if self.process is not None and self.process.returncode is None:
             self.process.terminate()
-            await asyncio.wait_for(self.process.wait(), 30)
+            await asyncio.wait_for(self.process.wait(), 60)
         await self.rpc_in.close()
 
     def executions(self) -> int:
@@ -109,7 +109,7 @@ async def processes(folder: Path, providers: int, armed: dict[str, str]) -> Asyn
 
 async def ask(w: World, **params: Any) -> Task:
     """The same task.run until it answers, as a user's program would."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while True:
             try:
                 return await w.bob.run(key="once", input=payload(b"photo"), **params)

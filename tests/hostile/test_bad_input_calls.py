@@ -123,7 +123,7 @@ def failed(net: TestNet, app: str, data: bytes, error: type[DuxError], words: st
         task = net.wait_task("bob", net.order("bob", app, data, **more)["id"])
         assert task["state"] == "FAILED", task
         assert_error(task["error"], error, words)
-        wait_until(lambda: not net.call("bob", "payment.list", {"state": "ORDERED"})["payments"], 10, "the refund")
+        wait_until(lambda: not net.call("bob", "payment.list", {"state": "ORDERED"})["payments"], 60, "the refund")
     return task
 
 
@@ -160,12 +160,12 @@ def test_without_a_fitting_provider_the_error_says_which_condition_failed_for_ho
     net.call("alice", "provider.pause", {"paused": True})
     try:
         with unchanged(net, "bob"):
-            wait_until(lambda: not _accepting(net), 20, "the pause to be known")
+            wait_until(lambda: not _accepting(net), 60, "the pause to be known")
             said = "none of 1 nodes can do hello-words: 1 not accepting tasks"
             refused(net, "bob", NoProvider, exits.UNAVAILABLE, ["task", "run", "hello-words", text], said)
     finally:
         net.call("alice", "provider.pause", {"paused": False})
-    wait_until(lambda: _accepting(net), 20, "the end of the pause")
+    wait_until(lambda: _accepting(net), 60, "the end of the pause")
 
 
 def _accepting(net: TestNet) -> bool:
@@ -189,7 +189,7 @@ def test_when_none_is_cheap_enough_the_cheapest_price_is_named(net: TestNet, tex
 def test_a_price_that_rose_since_the_search_is_not_paid(net: TestNet, text: str, short_tmp: Path) -> None:
     shown = net.call("bob", "app.show", {"app": DEAR})["price"]
     publish_at(net, short_tmp, "91.5", "1.0.1")
-    wait_until(lambda: net.call("bob", "app.show", {"app": DEAR})["price"] > shown, 30, "the new price")
+    wait_until(lambda: net.call("bob", "app.show", {"app": DEAR})["price"] > shown, 60, "the new price")
     with unchanged(net, "bob"):
         run = {"app": DEAR, "key": net.key(), "expect_price": shown}
         error = refused_call(net, "bob", PriceChanged, "task.run", run, "now costs 91.50 FLOP, not 90.00 FLOP")
@@ -409,16 +409,16 @@ def test_a_provider_that_is_not_there_is_given_up_and_not_paid(net: TestNet) -> 
 
 def test_a_provider_that_falls_asleep_midway_stops_when_it_wakes_up_and_claims_nothing(net: TestNet) -> None:
     order = net.order("bob", SLOW, b"patience", params={"seconds": 30}, retries=0)["id"]
-    wait_until(lambda: net.call("bob", "task.status", {"id": order})["progress"], 30, "the app to run")
+    wait_until(lambda: net.call("bob", "task.status", {"id": order})["progress"], 60, "the app to run")
     net.kill("alice/registryd", signal.SIGSTOP)
     try:
         task = net.wait_task("bob", order)
         assert_error(task["error"], ProviderSilent)
     finally:
         net.kill("alice/registryd", signal.SIGCONT)
-    wait_until(lambda: not net.call("alice", "payment.list", {"state": "ORDERED"})["payments"], 25, "alice to stop")
+    wait_until(lambda: not net.call("alice", "payment.list", {"state": "ORDERED"})["payments"], 60, "alice to stop")
     assert not net.call("alice", "payment.list", {"state": "DONE"})["payments"]
-    wait_until(lambda: _live(net), 30, "alice to be heard of again")
+    wait_until(lambda: _live(net), 60, "alice to be heard of again")
     net.run_task("bob", "hello-words", b"served again")
 
 

@@ -170,9 +170,9 @@ def test_a_call_under_way_when_the_disk_fills_up_is_paid_once_when_there_is_room
         found: dict[str, object] = net.call("bob", "task.status", {"id": task})
         return found
 
-    wait_until(lambda: look()["progress"], 30, "the app to run")
+    wait_until(lambda: look()["progress"], 60, "the app to run")
     with full(state(net, "bob")):
-        wait_until(lambda: "DiskFull" in str(look()["step"]), 30, "the task to wait for room")
+        wait_until(lambda: "DiskFull" in str(look()["step"]), 60, "the task to wait for room")
         assert gross(net) == before
     done = net.wait_task("bob", task)
     assert done["state"] == "DONE", done

@@ -51,7 +51,7 @@ async def blocks(house: House, world: World, count: int) -> None:
     for _ in range(count):
         world.mine()
         await house.look()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while house.store.read(lambda c: c.execute("SELECT count(*) FROM outbox").fetchone()[0]):
                 await asyncio.sleep(0.01)
 

@@ -177,7 +177,7 @@ def test_payload_streams_that_ask_for_rubbish_or_nothing_are_ended(pair: tuple[N
         ):
             stream = await line.connection.open_bi()
             await stream.send().write_all(request)
-            answer = await asyncio.wait_for(stream.recv().read_to_end(10_000), 10)
+            answer = await asyncio.wait_for(stream.recv().read_to_end(10_000), 60)
             assert b'"error"' in answer
             assert b"passwd" not in answer
         assert (await line.call(1, "task.echo", value=1))["result"]["value"] == 1
@@ -194,13 +194,13 @@ def test_streams_beyond_the_quota_are_refused_and_calls_go_on(pair: tuple[Node, 
         held, refused = [], 0
         for _ in range(20):
             # Begun and never finished: each takes one of the peer's places until the node gives it up.
-            stream = await asyncio.wait_for(line.connection.open_bi(), 5)
+            stream = await asyncio.wait_for(line.connection.open_bi(), 60)
             await stream.send().write_all(b"\x00")
             held.append(stream)
         for _ in range(20):
-            stream = await asyncio.wait_for(line.connection.open_bi(), 5)
+            stream = await asyncio.wait_for(line.connection.open_bi(), 60)
             await stream.send().write_all(plain({"payload": {"hash": "ab" * 32, "offset": 0}}))
-            answer = await asyncio.wait_for(stream.recv().read_to_end(10_000), 10)
+            answer = await asyncio.wait_for(stream.recv().read_to_end(10_000), 60)
             refused += b"QuotaExceeded" in answer
         assert refused == 20
         assert (await line.call(1, "task.echo", value=1))["result"]["value"] == 1

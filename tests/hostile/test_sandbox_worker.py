@@ -267,7 +267,7 @@ def test_kill_9_of_the_worker_ends_its_tasks_and_the_next_start_cleans_up(mode: 
             assert isinstance((await asyncio.gather(task, return_exceptions=True))[0], Exception)
 
         asyncio.run(begin())
-        until(5, lambda: lab.processes() == [])
+        until(60, lambda: lab.processes() == [])
         lab.start()
         assert (lab.processes(), lab.folders()) == ([], [])
         assert lab.run("print('again')").log == "again\n"
@@ -291,7 +291,7 @@ def test_kill_9_at_any_moment_of_a_start_leaves_no_process(mode: str) -> None:
 
             asyncio.run(begin())
             lab.start()
-            until(5, lambda: lab.processes() == [])
+            until(60, lambda: lab.processes() == [])
 
 
 def test_a_clean_stop_leaves_nothing() -> None:

@@ -37,13 +37,13 @@ def test_bob_pays_alice_for_counting_words() -> None:
 
         # Events are awaited, not slept for: the signed state reaches alice within a moment of idleness.
         channel = net.call("alice", "channel.list", {})["channels"][0]["id"]
-        wait_until(lambda: net.channel("alice", channel)["gross"] == COIN // 2, 10, "the signed state")
+        wait_until(lambda: net.channel("alice", channel)["gross"] == COIN // 2, 60, "the signed state")
 
         # Closing settles on the chain: 95 % to alice, 5 % to the fund, exact to the koinu.
         net.call("bob", "channel.close", {"id": channel, "key": net.key()})
         closed = net.wait_channel("alice", channel, "CLOSED")
         parts = split(COIN // 2, 500)
-        wait_until(lambda: net.balance("alice") == parts.provider, 10, "alice's earnings")
+        wait_until(lambda: net.balance("alice") == parts.provider, 60, "alice's earnings")
         assert closed["tax"] == parts.tax
 
         # Chain, wallets, channels and books agree on every node.

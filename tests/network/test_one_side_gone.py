@@ -28,12 +28,12 @@ def test_a_provider_whose_buyer_is_gone_closes_alone_and_is_paid_for_every_call(
         for number in range(5):
             net.run_task("bob", "ten-flop", b"call %d" % number)
         channel = net.call("bob", "channel.list", {})["channels"][0]["id"]
-        wait_until(lambda: net.channel("alice", channel)["gross"] == 5 * PRICE, 30, "the last state to arrive")
+        wait_until(lambda: net.channel("alice", channel)["gross"] == 5 * PRICE, 60, "the last state to arrive")
         stop_node(net, "bob")
         net.call("alice", "channel.close", {"id": channel, "key": net.key(), "alone": True})
         net.wait_channel("alice", channel, "CLOSED")
-        wait_until(lambda: net.balance("alice") - before == 5 * PRICE * 95 // 100, 30, "9.5 FLOP for each call")
-        fund = wait_until(lambda: net.call("alice", "fund.status")["confirmed"], 30, "the fund's part")
+        wait_until(lambda: net.balance("alice") - before == 5 * PRICE * 95 // 100, 60, "9.5 FLOP for each call")
+        fund = wait_until(lambda: net.call("alice", "fund.status")["confirmed"], 60, "the fund's part")
         assert fund == 5 * PRICE * 5 // 100
         net.assert_audit("alice")
 

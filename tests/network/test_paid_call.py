@@ -51,8 +51,8 @@ def test_a_hundred_calls_cost_two_transactions_and_are_exact_to_the_koinu(net: T
 
     gross = 100 * PRICE
     tax = gross * 5 // 100
-    wait_until(lambda: net.balance("alice") - before["alice"] == gross - tax, 30, "alice's earnings")
-    wait_until(lambda: net.call("bob", "fund.status")["confirmed"] - fund_before == tax, 30, "the fund's part")
+    wait_until(lambda: net.balance("alice") - before["alice"] == gross - tax, 60, "alice's earnings")
+    wait_until(lambda: net.call("bob", "fund.status")["confirmed"] - fund_before == tax, 60, "the fund's part")
     ours = _transactions(net, start)
     assert len(ours) == 2, ours
     assert closed["gross"] == gross
@@ -84,7 +84,7 @@ def test_every_movement_of_money_stands_in_a_log_that_the_node_has_signed(net: T
     network = load_network(net.layout.folder / "network.yaml").id
     for node in ("alice", "bob"):
         log = net.layout.folder / node / "lib" / "escrowd" / "events.log"
-        wait_until(lambda log=log: log.exists(), 30, f"the event log of {node}")  # type: ignore[misc]
+        wait_until(lambda log=log: log.exists(), 60, f"the event log of {node}")  # type: ignore[misc]
         lines, _ = eventlog.check(log, net.layout.node_ids[node], network=network)
         assert lines > 0
         kinds = {move["kind"] for line in eventlog.read_lines(log) for move in line["body"]["movements"]}

@@ -61,7 +61,7 @@ def test_the_first_paid_call_by_hand_works_as_the_readme_says(shell: "Shell") ->
             command = command.replace("CHANNEL", shown["dux-ctl channel list"].splitlines()[1].split()[0])
         shown[command] = shell(who, command)
         if "app search" in command:
-            wait_until(lambda who=who, command=command: " 1 " in shell(who, command), 30, "the app to be live")  # type: ignore[misc]
+            wait_until(lambda who=who, command=command: " 1 " in shell(who, command), 60, "the app to be live")  # type: ignore[misc]
     assert len(shown) >= 11
     assert "as expected" in shown["dux-ctl app test apps/hello-words"]
     assert "50.00 FLOP" in shown["dux-ctl wallet balance"]
@@ -77,5 +77,5 @@ def test_an_app_of_ones_own_goes_the_same_way(shell: "Shell", short_tmp: Path) -
     assert "as expected" in shell("alice", f"dux-ctl app test {app}")
     shell("alice", f"dux-ctl app publish {app}")
     shell("bob", "dux-devnet faucet bob 50")
-    wait_until(lambda: " 1 " in shell("bob", "dux-ctl app search my-app"), 30, "the app to be live")
+    wait_until(lambda: " 1 " in shell("bob", "dux-ctl app search my-app"), 60, "the app to be live")
     assert shell("bob", f"dux-ctl task run my-app {text} --set unique=true") == "4\n"

@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 APPS = ROOT / "apps"
 ENDED = ("DONE", "FAILED", "CANCELLED")
 TASK_S = 120.0
+HEARTBEAT_S = 10
+"""A node stays live for three of them: a machine under load, or a daemon that a test kills, takes a while."""
 
 
 class TestNet(Devnet):
@@ -174,9 +176,11 @@ def running_devnet(
     start: bool = True,
 ) -> Iterator[TestNet]:
     """A started devnet; afterwards nothing of it runs, and no daemon may have logged a fault."""
+    settings = dict(overrides or {})
+    settings["*/registryd"] = {"heartbeat_s": HEARTBEAT_S, **settings.get("*/registryd", {})}
     folder = Path(tempfile.mkdtemp(prefix="dux", dir="/tmp"))
     names = node_names(nodes) if isinstance(nodes, int) else list(nodes)
-    net = TestNet(lay_out(folder, names, chain, overrides, parameters, guardians))
+    net = TestNet(lay_out(folder, names, chain, settings, parameters, guardians))
     try:
         with net:
             if start:

@@ -16,7 +16,7 @@ from dux_registryd.dht import Dht
 from dux_registryd.sealing import Seal, value_id
 from duxcommon.api.common import SignedRecord
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 async def put(dht: Dht, kind: str, value: bytes) -> bool:

@@ -18,8 +18,8 @@ from duxcommon.blocking import BlockingClient
 from .network import write_network
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-START_S = 30.0
-STOP_S = 30.0
+START_S = 60.0
+STOP_S = 60.0
 
 
 class DaemonProcess:
@@ -89,7 +89,7 @@ class DaemonProcess:
         """Everything it wrote to standard output and error."""
         return self.error_file.read_text(errors="replace")
 
-    def wait_message(self, text: str, seconds: float = 10.0) -> None:
+    def wait_message(self, text: str, seconds: float = 60.0) -> None:
         """Wait until the daemon has told systemd `text` once more."""
         deadline = time.monotonic() + seconds
         while True:
@@ -106,7 +106,7 @@ class DaemonProcess:
             if text in message.split("\n"):
                 return
 
-    def call(self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 30.0) -> dict[str, Any]:
+    def call(self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0) -> dict[str, Any]:
         """One call on a connection of its own."""
         client = BlockingClient(self.socket)
         try:
@@ -138,7 +138,7 @@ class DaemonProcess:
         """The lines of its log file so far."""
         return self.log.read_text().splitlines() if self.log.exists() else []
 
-    def wait_log(self, text: str, seconds: float = 10.0) -> str:
+    def wait_log(self, text: str, seconds: float = 60.0) -> str:
         """The first line of the log that contains `text`, once it is there."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

@@ -39,13 +39,13 @@ class InBackground:
         except DuxError as error:
             self.error = error
 
-    def join(self, seconds: float = 20.0) -> "InBackground":
+    def join(self, seconds: float = 60.0) -> "InBackground":
         self._thread.join(seconds)
         assert not self._thread.is_alive(), "the call did not end"
         return self
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -189,7 +189,7 @@ def test_sigterm_cuts_long_polls_short_with_an_error_that_invites_a_retry(
         wait_for((short_tmp / "polling").exists)
         before = time.monotonic()
         assert daemon.stop() == 0
-        assert time.monotonic() - before < 5
+        assert time.monotonic() - before < 20
         error = call.join().error
         assert isinstance(error, Stopping)
         assert error.retry
@@ -202,14 +202,14 @@ def test_a_call_that_outlasts_the_drain_is_ended(short_tmp: Path, daemon_logs: l
         wait_for((short_tmp / "sleeping").exists)
         before = time.monotonic()
         assert daemon.stop() == 0
-        assert 0.9 < time.monotonic() - before < 5
+        assert 0.9 < time.monotonic() - before < 30
         assert isinstance(call.join().error, DaemonDown)
 
 
 def run_second(config: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--config", str(config)]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, env=env, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env, check=False)
 
 
 def test_a_second_daemon_on_the_same_socket_is_refused_and_the_first_serves_on(
