@@ -171,7 +171,8 @@ class Follower:
         connection.execute("INSERT INTO followed VALUES (?, ?)", (ref.height, ref.hash))
         # Of old blocks one in CHUNK stays, for reorganisations deeper than any that ever was.
         connection.execute(
-            "DELETE FROM followed WHERE height <= ? AND height NOT IN (SELECT min(height) FROM followed GROUP BY height / ?)",
+            "DELETE FROM followed WHERE height <= ? AND height NOT IN "
+            "(SELECT min(height) FROM followed GROUP BY height / ?)",
             (ref.height - KEPT, CHUNK),
         )
 

@@ -4,22 +4,26 @@ from collections.abc import Sequence
 from typing import Any
 
 from btclib.tx import Tx
-from devchain_kit import NOBODY, SECRETS, Devchain, given_coin, spend
+from devchain_kit import NOBODY, OWN, SECRETS, Devchain, given_coin, spend
 from flopd_kit import Flopd
 
-from duxcommon.coin.script import EscrowTerms, FundingNote, op_return_script, p2sh_script, pubkey_of
+from duxcommon.coin.bond import bond_output
+from duxcommon.coin.notes import BondNote, VoteNote
+from duxcommon.coin.script import EscrowTerms, FundingNote, op_return_script, p2pkh_script, p2sh_script, pubkey_of
 from duxcommon.coin.tx import (
     Coin,
     close_script_sig,
+    closing_tx,
     finish_close,
     make_tx,
+    p2pkh_script_sig,
     serialize_tx,
     sign_input,
     txid_of,
     with_script_sigs,
 )
 from duxcommon.coin.tx import Spend as ChannelSpend
-from duxcommon.money import COIN
+from duxcommon.money import COIN, DUST
 
 P, B, A, P2 = (bytes([number]) * 32 for number in (51, 52, 53, 54))
 """Secrets of a provider, a buyer, an arbiter and another provider."""
@@ -87,13 +91,13 @@ def page(node: Flopd, kind: str, **params: Any) -> dict[str, Any]:
     return node.call(f"chain.{kind}", params)
 
 
-def told(node: Flopd, kind: str, from_height: int = 0) -> list[dict[str, Any]]:
+def told(node: Flopd, kind: str, from_height: int = 0, limit: int = 3) -> list[dict[str, Any]]:
     """All facts of a kind, once flopd is at the chain's tip."""
     node.at_tip()
     facts: list[dict[str, Any]] = []
     after = None
     while True:
-        found = page(node, kind, from_height=from_height, after=after, limit=3)
+        found = page(node, kind, from_height=from_height, after=after, limit=limit)
         facts += found["facts"]
         after = found["next"]
         if after is None:
@@ -101,3 +105,24 @@ def told(node: Flopd, kind: str, from_height: int = 0) -> list[dict[str, Any]]:
 
 
 TEN = 10 * COIN
+VOTE = VoteNote(bytes(range(32)), True)
+
+
+def close_tx(terms: EscrowTerms, coin: Coin) -> Tx:
+    """Settled work of 10 FLOP."""
+    return signed(closing_tx(terms, [coin], TEN, 500, FUND))
+
+
+def bond_tx(core: Devchain, count: int) -> Tx:
+    """Bonds of one FLOP each, by the provider's key, with what the fund asks for."""
+    lock_height = core.height() + 9000
+    bonds = [(bond_output(PROVIDER, lock_height), COIN)] * count
+    return pay(core, [(FUND, DUST), *bonds, (op_return_script(BondNote(PROVIDER, lock_height).encode()), 0)])
+
+
+def vote_tx(core: Devchain, secret: bytes) -> Tx:
+    """A vote that one key signs."""
+    script = p2pkh_script(pubkey_of(secret))
+    coin = given_coin(core, script, COIN)
+    tx = make_tx([(coin.txid, coin.vout)], [(FUND, DUST), (op_return_script(VOTE.encode()), 0), (OWN, DUST)])
+    return with_script_sigs(tx, [p2pkh_script_sig(sign_input(tx, 0, script, secret), pubkey_of(secret))])
