@@ -33,9 +33,7 @@ from .blocks import Block
 from .core import OutpointKey
 from .outputs import Tip, Unconnected
 from .scan import Found
-
-FUND_REF = "fund/"
-"""Scripts that are watched under such names are addresses of the community fund."""
+from .schema import FUND_REF
 
 TABLES = ("settlements", "bonds", "notes", "deposits", "fact_blocks")
 

@@ -19,6 +19,7 @@ from duxcommon.errors import Conflict, IntentSent, IntentUnknown
 
 from .blocks import SeenTx
 from .core import OutpointKey
+from .schema import FUND_REF
 
 Event = Literal["send", "refuse", "cancel", "confirm", "conflict", "undo", "undo_unsent"]
 
@@ -298,7 +299,7 @@ def record_mined(connection: sqlite3.Connection, intent: Intent, height: int) ->
     return get(connection, intent.id)
 
 
-_PAYS_THE_FUND = "EXISTS (SELECT 1 FROM watches WHERE watches.script = outputs.script AND ref GLOB 'fund/*')"
+_PAYS_THE_FUND = f"EXISTS (SELECT 1 FROM watches WHERE watches.script = outputs.script AND ref GLOB '{FUND_REF}*')"  # noqa: S608
 """Of an output: it belongs to the community fund, under one of the names by which its scripts are watched."""
 
 

@@ -3,6 +3,9 @@
 KEPT_BLOCKS = 200
 """So many (height, hash) pairs are kept: a reorganisation up to this depth is followed exactly."""
 
+FUND_REF = "fund/"
+"""Scripts that are watched under such names are addresses of the community fund."""
+
 MIGRATIONS = (
     """
 CREATE TABLE blocks (height INTEGER PRIMARY KEY, hash TEXT NOT NULL) STRICT;
