@@ -137,6 +137,8 @@ class ChainDeposit:
     """Block height; None while it is unconfirmed or gone."""
     spender: str | None = None
     """Transaction that spends it, in the mempool or in a block."""
+    noted: bool = True
+    """Its transaction carries the channel's note, without which a close that spends it is no settled work."""
 
     def confirmations(self, tip: int) -> int:
         """Blocks on top of it, its own included; 0 while unconfirmed."""

@@ -150,7 +150,8 @@ class Channels:
         seen = self._desk.store.read(lambda c: rows.deposits(c, row.id))
         known = {(d.txid, d.vout) for d in seen}
         fundings = self._desk.store.read(lambda c: rows.fundings(c, row.id))
-        coming: list[Any] = [d for d in seen if d.spender is None and d.amount >= rules.MIN_INPUT]
+        counting = self._desk.counting(row, seen)
+        coming: list[Any] = [d for d in counting if d.spender is None and d.amount >= rules.MIN_INPUT]
         for number, funding in enumerate(fundings):
             if funding.state != "LOST" and (funding.txid, funding.vout) not in known:
                 coming.append(coin_tx.Coin("", number, funding.amount))

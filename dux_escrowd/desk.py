@@ -178,14 +178,18 @@ class Desk:
         last = terms.counts_until(self.book, row.fund_script)
         return row.lock_height if last is None else min(row.lock_height, last + 1)
 
-    def coverage(self, row: ChannelRow, seen: Sequence[ChainDeposit], tip: int) -> Coverage:
-        """What these deposits of the channel are good for at a height."""
+    def counting(self, row: ChannelRow, seen: Sequence[ChainDeposit]) -> Sequence[ChainDeposit]:
+        """The deposits of a channel that states may spend once they are deep enough."""
 
         def signed() -> set[tuple[str, int]]:
             newest = row.newest_state
             return set() if newest is None else {(d.txid, d.vout) for d in newest.deposits}
 
-        return rules.cover(terms.counting(self.book, row.tax_bps, seen, signed), tip)
+        return terms.counting(self.book, row.tax_bps, seen, signed)
+
+    def coverage(self, row: ChannelRow, seen: Sequence[ChainDeposit], tip: int) -> Coverage:
+        """What these deposits of the channel are good for at a height."""
+        return rules.cover(self.counting(row, seen), tip)
 
     def cover(self, row: ChannelRow) -> Coverage:
         """What the channel's deposits are good for, from what the chain showed last."""

@@ -229,7 +229,8 @@ def is_noted(connection: sqlite3.Connection, key: str) -> bool:
 def deposits(connection: sqlite3.Connection, channel_id: str) -> list[ChainDeposit]:
     """The deposits of a channel as the chain showed them last."""
     rows = connection.execute(
-        "SELECT txid, vout, amount, height, spender FROM deposit WHERE channel = ? ORDER BY txid, vout", (channel_id,)
+        "SELECT txid, vout, amount, height, spender, noted FROM deposit WHERE channel = ? ORDER BY txid, vout",
+        (channel_id,),
     )
     return [ChainDeposit(*row) for row in rows]
 
@@ -238,8 +239,8 @@ def keep_deposits(connection: sqlite3.Connection, channel_id: str, seen: Iterabl
     """Store what the chain shows in place of what it showed before."""
     connection.execute("DELETE FROM deposit WHERE channel = ?", (channel_id,))
     connection.executemany(
-        "INSERT INTO deposit VALUES (?, ?, ?, ?, ?, ?)",
-        [(channel_id, d.txid, d.vout, d.amount, d.height, d.spender) for d in seen],
+        "INSERT INTO deposit VALUES (?, ?, ?, ?, ?, ?, ?)",
+        [(channel_id, d.txid, d.vout, d.amount, d.height, d.spender, d.noted) for d in seen],
     )
 
 

@@ -89,4 +89,5 @@ MIGRATIONS = (
     "CREATE INDEX payment_delivered ON payment (id) WHERE role = 'provider' AND state = 'DONE';",
     # Empty: opened before fund scripts could change; `rows.name_fund_script` fills it in.
     "ALTER TABLE channel ADD COLUMN fund_script TEXT NOT NULL DEFAULT '';",
+    "ALTER TABLE deposit ADD COLUMN noted INTEGER NOT NULL DEFAULT 1;",
 )

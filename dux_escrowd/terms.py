@@ -120,13 +120,15 @@ def counting(
 ) -> Sequence[ChainDeposit]:
     """The deposits that states may spend: those that would keep the close from being settled work are left out.
 
-    A deposit in `signed()` stays, because the newest state spends it. Where none fits the rate, nothing can be spoiled
+    That is what confirmed too late for its rate, and what strangers paid in: it lacks the channel's note.
+    A deposit in `signed()` stays, because the newest state spends it. Where all spoil it, nothing can be spoiled
     and all of them stay. What is left out goes back to the buyer at the lock height.
     """
 
     def spoils(deposit: ChainDeposit) -> bool:
         height = deposit.height
-        return height is not None and height <= book.known_to and not fits(book, tax_bps, height)
+        late = height is not None and height <= book.known_to and not fits(book, tax_bps, height)
+        return late or not deposit.noted
 
     spoiling = [deposit for deposit in deposits if spoils(deposit)]
     if not spoiling or not any(one.height is not None and one not in spoiling for one in deposits):

@@ -170,7 +170,11 @@ class Watcher:
         return fresh
 
     def _view(self, row: ChannelRow, watched: Watched) -> View:
-        deposits = tuple(ChainDeposit(o.txid, o.vout, o.amount, o.height, o.spender_txid) for o in watched.outputs)
+        note = self._desk.escrow(row).note().hex()
+        deposits = tuple(
+            ChainDeposit(o.txid, o.vout, o.amount, o.height, o.spender_txid, noted=o.note == note)
+            for o in watched.outputs
+        )
         spending: dict[str, list[WatchedOutput]] = {}
         for output in watched.outputs:
             if output.spender_txid is not None:

@@ -73,6 +73,8 @@ class World:
     height: int = 1000
     txs: dict[str, ModelTx] = field(default_factory=dict)
     fork: int = 0
+    notes: dict[str, str] = field(default_factory=dict)
+    """Raw transaction → data of the note that it carries, which the model does not write into it."""
 
     def spender(self, outpoint: tuple[str, int]) -> ModelTx | None:
         found = [tx for tx in self.txs.values() if outpoint in tx.spends]
@@ -201,6 +203,7 @@ class ModelFlopd:
                         amount=amount,
                         height=tx.height,
                         confirmations=0 if tx.height is None else self.world.height - tx.height + 1,
+                        note=self.world.notes.get(tx.raw),
                         spender_txid=spender.txid if spender else None,
                         spender_height=spender.height if spender else None,
                         spender_confirmations=0,
@@ -217,6 +220,7 @@ class ModelFlopd:
         coin = hashlib.sha256(f"{self.name}/coin/{next(self._coins)}".encode()).hexdigest()
         tx = coin_tx.make_tx([(coin, 0)], [(script, amount)])
         raw, txid = coin_tx.serialize_tx(tx).hex(), coin_tx.txid_of(tx)
+        self.world.notes[raw] = note.hex()
         self._intents[key] = TxIntent(
             id=hashlib.sha256(key.encode()).hexdigest()[:32], state="built", txid=txid, hex=raw, fee=FUND_FEE,
             purpose="fund", ref=ref, confirmations=0, height=None,

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 from escrowd_kit import CLOSE_MARGIN, Market, task_id
-from flopd_kit import DevTestChain, until
+from flopd_kit import DevTestChain, address, until
 from support.logs import assert_clean_logs
 
+from dux_escrowd.contract import Escrow
 from duxcommon import eventlog
+from duxcommon.api.escrowd import ChannelContract
 from duxcommon.coin import tx as coin_tx
 from duxcommon.errors import BeforeLockHeight, NotConfirmed, PaymentsOpen, WrongDeposits
 from duxcommon.money import COIN
@@ -43,6 +45,29 @@ def test_ten_flop_are_split_nine_and_a_half_to_a_half_and_both_books_agree(marke
     market.provider.wait_state(channel, "CLOSED")
     assert market.provider.balance() - before == 950_000_000
     assert market.buyer.balance() - start == 10 * COIN
+    market.buyer.audit()
+    market.provider.audit()
+
+
+def test_what_a_stranger_pays_into_a_channel_is_not_spent_by_its_close_and_comes_back_later(market: Market) -> None:
+    channel = market.open(2 * COIN, key="gift")
+    contract = ChannelContract.model_validate(market.buyer.channel(channel)["contract"])
+    before = market.buyer.channel(channel)["usable"]
+    market.chain.pay(address(market.chain, Escrow.of(contract).script), 3 * COIN)
+    market.mine(6)
+    until(lambda: len(market.buyer.channel(channel)["deposits"]) == 2, "the gift to be seen")
+    assert market.buyer.channel(channel)["usable"] == before, "a close that spends it would be no settled work"
+    market.paid_call(COIN, task_id(77))
+    market.wait_acked(channel)
+    closed = market.buyer.call("channel.close", {"id": channel, "key": "close-gift"})
+    closing = coin_tx.parse_tx(market.chain.call("getrawtransaction", closed["close_txid"]))
+    assert len(closing.vin) == 1
+    market.mine(1)
+    market.buyer.wait_state(channel, "CLOSED")
+    market.mine(max(0, closed["blocks_left"]))
+    market.buyer.wait_state(channel, "REFUND_SENT")
+    market.mine(1)
+    market.buyer.wait_state(channel, "REFUNDED")
     market.buyer.audit()
     market.provider.audit()
 

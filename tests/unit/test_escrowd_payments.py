@@ -477,7 +477,16 @@ def test_a_deposit_lost_to_a_conflict_ends_the_channel_and_is_booked_back(tmp_pa
     play(tmp_path, scenario)
 
 
-def test_money_that_a_stranger_pays_into_a_channel_goes_to_the_buyer_and_is_booked_as_a_gift(tmp_path: Path) -> None:
+async def returned(house: House, channel: str) -> None:
+    """Until the refund of what is left in a channel was sent."""
+    with house.services.desk.signals.watch(channel) as waiter:
+        while house.services.desk.row(channel).state != "REFUND_SENT":
+            await waiter.wait(asyncio.get_running_loop().time() + 1)
+
+
+def test_what_a_stranger_pays_into_a_channel_spoils_no_close_and_goes_to_the_buyer_as_a_gift(
+    tmp_path: Path,
+) -> None:
     async def scenario(buyer: House, provider: House, world: World) -> None:
         channel = await opened(buyer, provider, world, 5 * COIN)
         escrow = buyer.services.desk.escrow(buyer.services.desk.row(channel))
@@ -493,7 +502,15 @@ def test_money_that_a_stranger_pays_into_a_channel_goes_to_the_buyer_and_is_book
         world.mine()
         await buyer.look()
         await provider.look()
-        assert buyer.services.desk.row(channel).state == "CLOSED"
+        row = buyer.services.desk.row(channel)
+        assert row.state == "CLOSED"
+        assert len(world.txs[row.txid or ""].spends) == 1, "the close spends what the buyer paid in, and nothing else"
+        world.mine(row.lock_height - world.height)
+        await buyer.look()
+        await asyncio.wait_for(returned(buyer, channel), 10)
+        world.mine()
+        await buyer.look()
+        assert buyer.services.desk.row(channel).state == "REFUNDED"
         balances = buyer.store.read(books.balances)
         assert balances["gifts"] == -3 * COIN
         assert balances[f"channel:{channel}"] == 0

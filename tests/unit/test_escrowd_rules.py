@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +152,9 @@ def test_a_deposit_that_would_spoil_the_close_is_left_out_unless_a_state_spends_
     assert terms.counting(TAX_FALLS, 500, seen, lambda: {(late.txid, 0)}) == seen
     assert terms.counting(TAX_FALLS, 500, [late], set) == [late]
     assert terms.counting(TAX_FALLS, 500, [late, waiting], set) == [late, waiting]
+    gift = replace(deposit("gift", 1900), noted=False)
+    assert terms.counting(TAX_FALLS, 500, [early, gift], set) == [early]
+    assert terms.counting(TAX_FALLS, 500, [gift], set) == [gift]
     last = deposit("last", CHANGE + 143)
     assert terms.counting(TAX_FALLS, 500, [early, last], set) == [early, last]
     unknown = book(version(1, CHANGE, tax_bps=450), known_to=CHANGE + 143)
@@ -389,8 +393,9 @@ def test_a_top_up_that_confirms_too_late_is_left_out_of_the_states_and_the_close
         channel = await opened(buyer, provider, world, COIN)
         script = buyer.services.desk.escrow(buyer.services.desk.row(channel)).script
         await mined(world, 300, buyer, provider)
-        late = coin_tx.make_tx([(outpoint("late"), 0)], [(script, COIN)])
-        world.send(coin_tx.serialize_tx(late).hex())
+        late = coin_tx.serialize_tx(coin_tx.make_tx([(outpoint("late"), 0)], [(script, COIN)])).hex()
+        world.notes[late] = buyer.services.desk.escrow(buyer.services.desk.row(channel)).note().hex()
+        world.send(late)
         await mined(world, 6, buyer, provider)
         for house in (buyer, provider):
             assert len(house.services.desk.counted(house.services.desk.row(channel))) == 1
