@@ -15,7 +15,8 @@ sys.path.insert(0, str(ROOT))
 
 from build_script import pages  # noqa: E402
 from build_script.configs import config  # noqa: E402
-from dux_airdropd.methods import FundMethods, NetworkMethods  # noqa: E402
+from dux_airdropd import airdrop_methods, fixed  # noqa: E402
+from dux_airdropd import methods as airdropd  # noqa: E402
 from dux_ctl import exits  # noqa: E402
 from dux_escrowd import methods as escrowd  # noqa: E402
 from dux_escrowd.settings import EscrowSettings  # noqa: E402
@@ -50,6 +51,7 @@ MODULES = {
     "taskd": [taskd],
     "sandbox": [sandbox],
     "registryd": [registryd, store],
+    "airdropd": [airdropd, airdrop_methods, fixed],
 }
 
 
@@ -64,7 +66,6 @@ def declared() -> dict[str, list[MethodSpec]]:
             if isinstance(item, type) and item.__module__ == module.__name__
         ]
         found[daemon] = [spec for cls in classes for spec in specs_of(cls)]
-    found["airdropd"] = [*specs_of(FundMethods), *specs_of(NetworkMethods)]
     return found
 
 

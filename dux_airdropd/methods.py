@@ -1,13 +1,20 @@
-"""`fund.*` and `network.*`: thin, the work is in fund.py and duxcommon.network."""
+"""`fund.*` and `network.*`: thin, the work is in view.py, fund.py and duxcommon.network."""
 
+import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
-from duxcommon.api.airdropd import FundStatus, NetworkInfo
+from pydantic import Field
+
+from duxcommon.api.airdropd import FundAt, FundStatus, NetworkInfo
+from duxcommon.coin.fund import fund_address
+from duxcommon.errors import RulesPending
 from duxcommon.rpc import method
 
 if TYPE_CHECKING:
-    from .__main__ import AirdropDaemon
+    from .daemon import AirdropDaemon
+
+Height = Annotated[int, Field(ge=0, le=499_999_999)]
 
 
 class FundMethods:
@@ -16,25 +23,18 @@ class FundMethods:
     def __init__(self, daemon: "AirdropDaemon") -> None:
         self._daemon = daemon
 
-    @method("fund.status", access="read")
+    @method("fund.status", access="read", errors=(RulesPending,))
     async def status(self) -> FundStatus:
-        """Show what the community fund holds, what it has received and how far it is from paying out."""
-        daemon = self._daemon
-        confirmed, pending, received, payments = daemon.fund.totals()
-        threshold = daemon.network.parameters.airdrop_threshold
-        return FundStatus(
-            address=daemon.fund_address,
-            confirmed=confirmed,
-            pending=pending,
-            received=received,
-            payments=payments,
-            threshold=threshold,
-            missing=max(0, threshold - confirmed),
-            guardians=[member.node for member in daemon.network.guardians],
-            guardians_m=daemon.network.guardians_m,
-            height=daemon.fund.height(),
-            network=daemon.label,
-        )
+        """Show what the community fund holds, how far it is from paying out, and which guardians have signed."""
+        return await self._daemon.view.status()
+
+    @method("fund.at", access="daemon", errors=(RulesPending,), example={"height": 43200})
+    async def at(self, height: Height, ahead: bool = False) -> FundAt:
+        """Tell what eligibility at a height depends on: what the fund could pay, what it paid, the bond's price.
+
+        `ahead` answers for heights to come as well, with what is known of them by now.
+        """
+        return await asyncio.to_thread(self._daemon.fund.at, height, ahead=ahead)
 
 
 class NetworkMethods:
@@ -54,7 +54,7 @@ class NetworkMethods:
             genesis=network.genesis,
             birth_height=network.birth_height,
             worthless=network.worthless,
-            fund_address=self._daemon.fund_address,
+            fund_address=fund_address(network),
             tax_bps=network.parameters.tax_bps,
             min_tax=network.parameters.min_tax,
             airdrop_threshold=network.parameters.airdrop_threshold,

@@ -2,11 +2,20 @@
 daemons of the node, typed calls and nothing else.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from duxcommon.api.common import Hash32
+from pydantic import ValidationError
+
+from duxcommon.api.airdropd import Cosigned
+from duxcommon.api.common import Hash32, NodeId
+from duxcommon.api.flopd import ChainStatus, Cosignature, KeyInfo, PrevOut, Transaction, TxIntent, Watched
+from duxcommon.api.registryd import EligiblePage, Identity, PeerReply
+from duxcommon.errors import EligibilityDiffers, PeerMisbehaved
+from duxcommon.follow import Kind
+from duxcommon.rpc import Client
 from duxcommon.rulebook import Book
 
 # --- governance ------------------------------------------------------------------------------------------------------
@@ -58,8 +67,8 @@ class Governance(Rules, Protocol):
     airdropd's one loop: `Follower.sync(min(tip, book().known_to))` with the kinds of both → `advance()` → the rounds.
     """
 
-    def kinds(self) -> Sequence[Any]:
-        """The facts it follows, as `duxcommon.follow.Kind`; stored in airdropd's database beside the fund's."""
+    def kinds(self) -> Sequence[Kind]:
+        """The facts it follows, stored in airdropd's database beside the fund's."""
         ...
 
     async def advance(self, height: int) -> None:
@@ -100,3 +109,99 @@ class EligibleAt(Protocol):
     async def keys(self, height: int) -> Eligible:
         """All of them; the digest was checked against the keys. Raises RulesPending and DuxError."""
         ...
+
+
+# --- the other daemons of the node -----------------------------------------------------------------------------------
+
+PAGE = 5000
+STATUS_TIMEOUT_S = 10.0
+PEER_TIMEOUT_S = 20.0
+
+
+class Flopd:
+    """The node's chain and keys. Every method raises what flopd answers, and DaemonDown."""
+
+    def __init__(self, client: Client) -> None:
+        self._call = client.call
+
+    async def status(self) -> ChainStatus:
+        """Where the chain is now."""
+        return await self._call("chain.status", ChainStatus, timeout=STATUS_TIMEOUT_S)
+
+    async def wait(self, best: str, timeout_s: float) -> ChainStatus:
+        """Returns as soon as the tip is not `best` any more, at the latest after `timeout_s` seconds."""
+        params = {"best": best, "timeout_s": timeout_s}
+        return await self._call("chain.wait", ChainStatus, params, timeout=timeout_s + 30)
+
+    async def watch(self, script: bytes, ref: str, birth_height: int) -> Watched:
+        """Follow all outputs that pay `script`, from a height on."""
+        params = {"script": script.hex(), "ref": ref, "birth_height": birth_height}
+        return await self._call("chain.watch", Watched, params)
+
+    async def watched(self, ref: str, min_height: int) -> Watched:
+        """Outputs that pay a watched script and appeared or were spent from a height on, and unconfirmed ones."""
+        return await self._call("chain.watched", Watched, {"ref": ref, "min_height": min_height})
+
+    async def spender(self, txid: str) -> Transaction:
+        """The bytes of a confirmed transaction that spent from the fund."""
+        return await self._call("chain.spender", Transaction, {"txid": txid})
+
+    async def guardian(self) -> KeyInfo:
+        """The node's guardian key."""
+        return await self._call("key.guardian", KeyInfo)
+
+    async def cosign(self, raw: str, prevouts: Sequence[PrevOut]) -> Cosignature:
+        """The guardian key's signatures of a transaction of the fund."""
+        params = {"hex": raw, "prevouts": [prevout.model_dump() for prevout in prevouts]}
+        return await self._call("tx.cosign", Cosignature, params)
+
+    async def submit(self, raw: str, key: str, purpose: str, ref: str) -> TxIntent:
+        """Commit and send a fully signed transaction; flopd sends it again until it is confirmed."""
+        return await self._call("tx.submit", TxIntent, {"hex": raw, "key": key, "purpose": purpose, "ref": ref})
+
+
+class Registryd:
+    """Eligibility, and the way to the other guardians."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def node(self) -> NodeId:
+        """This node's id."""
+        return (await self._client.call("node.self", Identity)).node
+
+    async def total(self, height: int) -> Eligible:
+        """See EligibleAt."""
+        page = await self._page(height, None, 0)
+        return Eligible(height, page.total, page.digest, ())
+
+    async def keys(self, height: int) -> Eligible:
+        """See EligibleAt. Raises EligibilityDiffers when the pages don't fit together."""
+        keys: list[bytes] = []
+        after: str | None = None
+        digests = set()
+        while True:
+            page = await self._page(height, after, PAGE)
+            digests.add(page.digest)
+            keys += [bytes.fromhex(item.pubkey) for item in page.keys]
+            if page.next is None:
+                break
+            after = page.next
+        digest = hashlib.sha256(b"".join(keys)).hexdigest()
+        if digests != {digest} or keys != sorted(set(keys)):
+            raise EligibilityDiffers(f"the keys that are eligible at block {height} changed while they were read")
+        return Eligible(height, len(keys), digest, tuple(keys))
+
+    async def _page(self, height: int, after: str | None, limit: int) -> EligiblePage:
+        params = {"height": height, "after": after, "limit": limit}
+        return await self._client.call("node.eligible", EligiblePage, params, timeout=120.0)
+
+    async def cosign(self, node: NodeId, sequence: int, batch: int | None, unsigned: str) -> Cosigned:
+        """Another guardian's signatures of what it computed itself. Raises what it answers, and PeerMisbehaved."""
+        params = {"sequence": sequence, "batch": batch, "unsigned": unsigned}
+        request = {"node": node, "method": "airdrop.cosign", "params": params, "timeout_s": PEER_TIMEOUT_S}
+        answer = await self._client.call("peer.call", PeerReply, request, timeout=PEER_TIMEOUT_S + 10)
+        try:
+            return Cosigned.model_validate(answer.result)
+        except ValidationError as error:
+            raise PeerMisbehaved(f"node {node[:16]}… answered something else than signatures") from error
