@@ -122,6 +122,7 @@ CREATE TABLE bonds (                -- `part` is the output
   height INTEGER NOT NULL, idx INTEGER NOT NULL, part INTEGER NOT NULL, txid BLOB NOT NULL, pubkey BLOB NOT NULL,
   lock_height INTEGER NOT NULL, amount INTEGER NOT NULL, paid TEXT NOT NULL, PRIMARY KEY (height, idx, part)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX bonds_pubkey ON bonds (pubkey);
 CREATE TABLE notes (                -- proposals, votes and approvals
   height INTEGER NOT NULL, idx INTEGER NOT NULL, part INTEGER NOT NULL, txid BLOB NOT NULL, data BLOB NOT NULL,
   paid TEXT NOT NULL, signers BLOB NOT NULL, PRIMARY KEY (height, idx, part)

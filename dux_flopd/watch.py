@@ -62,6 +62,9 @@ class Watcher:
         self.problem: DuxError | None = ChainDown("flopd has not reached Core yet")
         """Why the chain can't be followed at the moment."""
         self._rounds = 0
+        """Looks that came to the tip that Core had then, or failed."""
+        self._more = False
+        """The present look ends before that, to answer questions in between."""
         self._changed = asyncio.Condition()
         self._wake = asyncio.Event()
         self._mempool_lock = asyncio.Lock()
@@ -88,6 +91,7 @@ class Watcher:
 
     async def round(self) -> None:
         """Look once."""
+        self._more = False
         try:
             await self._look()
         except DuxError as error:
@@ -101,7 +105,7 @@ class Watcher:
             if self.problem is not None:
                 self._log.info("following the chain", extra={"height": self.tip.height if self.tip else -1})
             self.problem = None
-        self._rounds += 1
+        self._rounds += int(not self._more)
         async with self._changed:
             self._changed.notify_all()
 
@@ -154,6 +158,7 @@ class Watcher:
         until = time.monotonic() + CATCH_UP_S
         for first in range(fork + 1, info.height + 1, BATCH):
             if time.monotonic() > until:
+                self._more = True
                 self._wake.set()
                 break
             last = min(first + BATCH - 1, info.height)

@@ -56,6 +56,10 @@ class FakeCore(Core):
             held = list(txs) if number == 0 and txs else [FILLER]
             self.blocks.append(header + var_int.serialize(len(held)) + b"".join(map(serialize_tx, held)))
 
+    def hashes(self) -> list[str]:
+        """Of the whole chain."""
+        return [self._hash(height) for height in range(len(self.blocks))]
+
     def _hash(self, height: int) -> str:
         return hash256(self.blocks[height][:80])[::-1].hex()
 
@@ -122,10 +126,20 @@ class FakeCore(Core):
         return
 
 
-def follow(folder: Path, work: Callable[[FakeCore, Store, Watcher], Coroutine[Any, Any, T]]) -> T:
+async def caught_up(store: Store, watcher: Watcher) -> None:
+    while watcher.reading() is not None or store.read(facts.tip) != watcher.tip:
+        await asyncio.sleep(0.01)
+
+
+def fact_hashes(store: Store) -> list[str]:
+    query = "SELECT hash FROM fact_blocks ORDER BY height"
+    return store.read(lambda c: [row[0].hex() for row in c.execute(query)])
+
+
+def follow(folder: Path, work: Callable[[FakeCore, Store, Watcher], Coroutine[Any, Any, T]], birth: int = 0) -> T:
     async def run() -> T:
         core, store = FakeCore(), Store(folder / "flopd.sqlite", MIGRATIONS)
-        watcher = Watcher(core, store, DEVNET, 0.01, 0)
+        watcher = Watcher(core, store, DEVNET, 0.01, birth)
         watcher.on_connect = [watcher.import_scripts]
         task = asyncio.create_task(watcher.run())
         try:
@@ -233,8 +247,56 @@ def test_a_reorganisation_deeper_than_what_is_kept_is_survived(short_tmp: Path) 
         while (found := await watcher.watched("r", 0)).height < status.tip.height:
             await asyncio.sleep(0.01)
         assert [output.height for output in found.outputs if output.height is not None] == [11]
+        await caught_up(store, watcher)
+        assert fact_hashes(store) == core.hashes()
 
     follow(short_tmp, work)
+
+
+@pytest.mark.parametrize(("kept", "new"), [(1, 900), (400, 600), (640, 300), (690, 20)])
+def test_facts_of_blocks_that_fell_out_at_any_depth_are_forgotten(short_tmp: Path, kept: int, new: int) -> None:
+    async def work(core: FakeCore, store: Store, watcher: Watcher) -> None:
+        core.mine(700)
+        await watcher.fresh()
+        core.down = True
+        del core.blocks[kept:]
+        core.mine(new, salt=9)
+        core.down = False
+        await watcher.fresh()
+        await caught_up(store, watcher)
+        assert fact_hashes(store) == core.hashes()
+
+    follow(short_tmp, work)
+
+
+def test_blocks_before_the_networks_birth_are_not_read(short_tmp: Path) -> None:
+    async def work(core: FakeCore, store: Store, watcher: Watcher) -> None:
+        assert core.reads == 0
+        core.mine(40)
+        await watcher.fresh()
+        await caught_up(store, watcher)
+        heights = store.read(lambda c: [row[0] for row in c.execute("SELECT height FROM fact_blocks ORDER BY height")])
+        assert heights == list(range(30, 41))
+
+    follow(short_tmp, work, birth=30)
+
+
+def test_the_reading_of_old_blocks_goes_on_where_it_was_and_is_told(short_tmp: Path) -> None:
+    async def start(core: FakeCore, store: Store, watcher: Watcher) -> int:
+        core.mine(400)
+        await watcher.fresh()
+        return 0
+
+    follow(short_tmp, start)
+    core, store = FakeCore(), Store(short_tmp / "flopd.sqlite", MIGRATIONS)
+    core.mine(400)
+    asyncio.run(store.write(lambda c: c.execute("DELETE FROM fact_blocks WHERE height > 123")))
+    watcher = Watcher(core, store, DEVNET, 0.01, 0)
+    assert watcher.reading() == (124, 400)
+    asyncio.run(watcher.round())
+    assert watcher.reading() is None
+    assert core.reads == 400 - 123
+    asyncio.run(store.close())
 
 
 def test_blocks_that_came_while_core_was_away_are_read_afterwards(short_tmp: Path) -> None:
