@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from build_script import pages  # noqa: E402
 from build_script.configs import config  # noqa: E402
-from dux_airdropd import airdrop_methods, fixed  # noqa: E402
+from dux_airdropd import airdrop_methods  # noqa: E402
 from dux_airdropd import methods as airdropd  # noqa: E402
 from dux_ctl import exits  # noqa: E402
 from dux_escrowd import methods as escrowd  # noqa: E402
@@ -23,6 +23,8 @@ from dux_escrowd.settings import EscrowSettings  # noqa: E402
 from dux_flopd import fact_methods as facts  # noqa: E402
 from dux_flopd import methods as flopd  # noqa: E402
 from dux_flopd.settings import FlopdSettings  # noqa: E402
+from dux_governance import methods as governance  # noqa: E402
+from dux_registryd import eligibility_methods as eligibility  # noqa: E402
 from dux_registryd import methods as registryd  # noqa: E402
 from dux_registryd.settings import RegistrydSettings  # noqa: E402
 from dux_store import methods as store  # noqa: E402
@@ -50,8 +52,8 @@ MODULES = {
     "escrowd": [escrowd],
     "taskd": [taskd],
     "sandbox": [sandbox],
-    "registryd": [registryd, store],
-    "airdropd": [airdropd, airdrop_methods, fixed],
+    "registryd": [registryd, eligibility, store],
+    "airdropd": [airdropd, airdrop_methods, governance],
 }
 
 
@@ -115,10 +117,16 @@ def man_page(found: dict[str, Any]) -> str:
         ".SH SYNOPSIS", "dux\\-ctl [\\-\\-json] [\\-\\-run\\-dir DIR] [\\-\\-timeout S] COMMAND …",
         ".SH COMMANDS OF ITS OWN",
         ".TP", ".B status", "How this node is: daemons, chain, wallet, channels, lending.",
-        ".TP", ".B why WHAT", "Explain a task, payment, channel, app, node, daemon or error.",
+        ".TP", ".B why WHAT",
+        "Explain a task, payment, channel, app, node, proposal, payout key, daemon, error, or the airdrop.",
         ".TP", ".B audit", "Prove that chain, channels, payments and books agree to the koinu.",
         ".TP", ".B app init NAME | app test DIR | app publish DIR", "Make, try and offer an app.",
         ".TP", ".B task run APP [FILE]", "Run an app on another node and pay for its checked result.",
+        ".TP", ".B airdrop eligible [KEY]", "Whether a payout key has a share of the fund, and what it lacks.",
+        ".TP", ".B airdrop verify [ROUND] | param verify",
+        "Recompute from the chain what the fund paid, and which rules were voted.",
+        ".TP", ".B proposal create NAME VALUE \\-\\-title TITLE | vote ID yes|no | replay NAME VALUE",
+        "Propose a change of the rules, vote, see what a change would have done.",
         ".SH METHODS",
     ]  # fmt: skip
     for name, entry in found["methods"].items():

@@ -19,9 +19,13 @@ from duxcommon.db import Store
 from duxcommon.errors import DuxError
 from duxcommon.identity import Identity
 from duxcommon.rpc import Client
+from duxcommon.rulekeeper import RuleKeeper
 
+from .bonding import Bonding
+from .chain import ChainFollower
 from .database import MIGRATIONS
 from .directory import Directory
+from .eligibility_methods import EligibilityMethods
 from .gateway import Gateway
 from .heartbeat import Heartbeat
 from .methods import BlobMethods, DirectoryMethods, NodeMethods, PeerMethods
@@ -29,9 +33,12 @@ from .nodes import KIND, Nodes
 from .quota import Peers
 from .settings import RegistrydSettings
 from .signing import Signer
+from .snapshots import Snapshots
 from .transfers import Downloads, Offers
 from .transport import Transport
 from .uploads import Uploads
+from .work import MIGRATIONS as WORK_MIGRATIONS
+from .work import Ledger
 
 FORGET_EVERY_S = 3600.0
 DAY_S = 86_400
@@ -85,7 +92,17 @@ class Registryd(Daemon):
         )
         self.listings = Listings(self.store_db, self.signer)
         self.publisher = Publisher(self.listings, self.directory, self.signer, self.blobs)
+        self._follow_chain()
         await self._join()
+
+    def _follow_chain(self) -> None:
+        settings, flopd, airdropd = self.settings, self.rpc("flopd"), self.rpc("airdropd")
+        self.work_db = Store(settings.state_dir / "work.sqlite", WORK_MIGRATIONS)
+        keeper = RuleKeeper(settings.state_dir / "rules.json", airdropd, self.network)
+        ledger = Ledger(self.work_db)
+        self.chain = ChainFollower(self.network, self.work_db, keeper, ledger, flopd=flopd, airdropd=airdropd)
+        self.snapshots = Snapshots(ledger, keeper, self.chain.fund_at)
+        self.bonding = Bonding(self.store, ledger, flopd, auto=settings.auto_bond, windows=settings.bond_windows)
 
     async def _join(self) -> None:
         settings, network = self.settings, self.network
@@ -107,6 +124,7 @@ class Registryd(Daemon):
         self.spawn(self.heartbeat.run(), "heartbeat")
         self.spawn(self.heartbeat.learn_payout(self.rpc("flopd")), "payout-address")
         self.spawn(self.publisher.start(), "store")
+        self.spawn(self.chain.run(self.bonding), "follow the chain")
         self.spawn(self._forget(), "forget")
 
     def _client(self, daemon: str) -> Client:
@@ -132,7 +150,7 @@ class Registryd(Daemon):
         for part in ("downloads", "transport"):
             if hasattr(self, part):
                 await getattr(self, part).stop()
-        for part in ("gateway", "store", "store_db"):
+        for part in ("gateway", "store", "store_db", "work_db"):
             if hasattr(self, part):
                 await getattr(self, part).close()
 
@@ -140,6 +158,7 @@ class Registryd(Daemon):
         """Take what can change in a running node."""
         self.signer.configure(settings.signers)
         self.heartbeat.configure(settings)
+        self.bonding.configure(auto=settings.auto_bond, windows=settings.bond_windows)
         for part in (self.downloads, self.uploads):
             part.configure(settings.min_free_mb << 20)
 
@@ -150,6 +169,7 @@ class Registryd(Daemon):
             PeerMethods(self.transport, self.gateway, self.offers, self.downloads),
             BlobMethods(self.blobs, self.uploads),
             DirectoryMethods(self._stats),
+            EligibilityMethods(self.snapshots, self.bonding, self.chain),
             AppMethods(self.listings, self.publisher, self.nodes, self.network),
         )
 
@@ -160,7 +180,10 @@ class Registryd(Daemon):
             found.append("no other node of the directory answers yet")
         if self.heartbeat.own.payout_address is None:
             found.append("flopd has not told the payout address yet")
-        return found
+        return found + self.chain.notes()
+
+    def rules_version(self) -> int | None:
+        return self.chain.rules_version()
 
     def _stats(self) -> DirectoryStats:
         return DirectoryStats(

@@ -1,4 +1,6 @@
-"""The tables of dux-registryd; the store's are in a database of their own."""
+"""The tables of dux-registryd; those of the store and of the chain's facts are in databases of their own."""
+
+from .bonding import MIGRATION as BONDS
 
 MIGRATIONS = (
     """
@@ -23,4 +25,5 @@ CREATE TABLE offers (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX offers_by_expires ON offers (expires);
 """,
+    BONDS,
 )

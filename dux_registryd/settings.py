@@ -61,6 +61,14 @@ class RegistrydSettings(Settings):
     """Space on the disk of `blobs_dir` that payloads leave free."""
     keep_payloads_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """Inputs and results that nobody has read for so long are deleted; bundles of this node's apps stay."""
+    auto_bond: bool = False
+    """Make, renew and take back the bond that a share of the community fund asks for, once this node has earned."""
+    bond_windows: Annotated[int, Field(ge=3, le=24)] = 12
+    """For so many windows a bond is locked; all but two of them earn, and nobody can take it back earlier."""
     peers: PeerLimits = PeerLimits()
-    signers: dict[str, list[str]] = {"order": ["dux-taskd"], "receipt": ["dux-taskd"], "event": ["dux-escrowd"]}
+    signers: dict[str, list[str]] = {
+        "order": ["dux-taskd"],
+        "receipt": ["dux-taskd"],
+        "event": ["dux-escrowd", "dux-airdropd"],
+    }
     """Which users' daemons may have records of which kind signed with the node's key."""

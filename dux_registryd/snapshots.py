@@ -118,7 +118,10 @@ class Snapshots:
     async def _kept_or_made(self, name: _Name) -> Snapshot | None:
         """The snapshot, computed once however many ask; None when the facts changed under it."""
         if name not in self._kept:
-            self._kept[name] = asyncio.create_task(asyncio.to_thread(self._compute, *name))
+            task = asyncio.create_task(asyncio.to_thread(self._compute, *name))
+            # Whoever asked may have gone away; its failure is told to the next one who asks.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._kept[name] = task
             while len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(name)

@@ -218,7 +218,7 @@ class EligibleKey(Model):
 
 
 class EligiblePage(Model):
-    """The eligible payout keys at a snapshot, by key; a pure function of the chain."""
+    """The eligible payout keys at a snapshot (or all qualified ones), by key; a pure function of the chain."""
 
     height: int
     rules: int
@@ -228,7 +228,7 @@ class EligiblePage(Model):
     qualified: int
     """Those that meet every condition but the cap on shares."""
     digest: Hash32
-    """SHA-256 of all eligible keys (33 bytes each, ascending): two nodes that agree on it agree on all."""
+    """SHA-256 of all keys of the list (33 bytes each, ascending): two nodes that agree on it agree on all."""
     keys: list[EligibleKey]
     next: PubKey | None
     """Pass as `after` for the next page; null at the end."""

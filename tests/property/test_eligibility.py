@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dux_registryd.bonding import LEAST, MARGIN_PCT, Due, Horizon, due, lasts
+from dux_registryd.bondplan import LEAST, MARGIN_PCT, Due, Horizon, due, lasts
 from dux_registryd.eligibility import Demands, Lock, Score, Window, Work, admitted, covers, score
 from dux_registryd.work import MIGRATIONS, Ledger
 from duxcommon.api.airdropd import RuleBook
