@@ -593,11 +593,15 @@ def test_a_flopd_that_is_killed_while_it_reads_old_blocks_goes_on_where_it_was(
     (short_tmp / "n").mkdir()
     with Flopd(short_tmp / "n", node.chain) as late:
         seen: list[int] = []
+        said: list[str] = []
         for _ in range(3):
             late.start()
             until(lambda: page(late, "notes")["tip"]["height"] > (seen[-1] if seen else 0), "progress")
             seen.append(page(late, "notes")["tip"]["height"])
+            said += [note for note in late.call("daemon.status")["notes"] if "old blocks" in note]
             late.kill()
+        assert all(f"of {core.height()})" in note for note in said)
+        assert said or seen[0] == core.height()
         late.start()
         assert page(late, "notes")["tip"]["height"] >= seen[-1]
         until(lambda: page(late, "notes")["tip"]["height"] == core.height(), "the end of the reading")

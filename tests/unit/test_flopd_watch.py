@@ -1,6 +1,7 @@
 """Following the chain: each block is read once, whatever is watched; deep losses and a full disk are survived."""
 
 import asyncio
+import sqlite3
 import struct
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -185,6 +186,39 @@ def test_a_transaction_that_spends_hundreds_of_outputs_is_told_once(short_tmp: P
         assert outputs[0].spender_hex is not None
 
     follow(short_tmp, work)
+
+
+def test_a_database_from_before_facts_finds_its_outputs_again(short_tmp: Path) -> None:
+    gift = payment(SCRIPTS[0], 0)
+    spender = make_tx([(gift.id.hex(), 0)], [(p2sh_script(b"mine"), COIN)])
+    core = FakeCore()
+    core.mine(3, gift)
+    core.mine(3, spender)
+    known = Store(short_tmp / "flopd.sqlite", MIGRATIONS[:1])
+
+    def old(connection: sqlite3.Connection) -> None:
+        connection.execute("INSERT INTO blocks VALUES (6, ?)", (core.hashes()[6],))
+        connection.execute("INSERT INTO scripts VALUES (?, 1, 6, 1)", (SCRIPTS[0].hex(),))
+        connection.execute("INSERT INTO watches VALUES ('fund/0', ?)", (SCRIPTS[0].hex(),))
+        row = (gift.id.hex(), 0, SCRIPTS[0].hex(), COIN, 1, spender.id.hex(), serialize_tx(spender).hex(), 4)
+        connection.execute("INSERT INTO outputs VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+
+    async def upgrade() -> None:
+        await known.write(old)
+        await known.close()
+        store = Store(short_tmp / "flopd.sqlite", MIGRATIONS)
+        watcher = Watcher(core, store, DEVNET, 0.01, 0)
+        await watcher.round()
+        (output,) = (await watcher.watched("fund/0", 0)).outputs
+        assert (output.height, output.spender_height, output.spender_hex) == (1, 4, serialize_tx(spender).hex())
+        page = store.read(lambda c: facts.fund(c, facts.Asked(0, None, None, None, 10)))
+        assert [(fact.event, fact.at.height, fact.at.index, fact.at.part) for fact in page.facts] == [
+            ("paid", 1, 0, 1),
+            ("spent", 4, 0, 0),
+        ]
+        await store.close()
+
+    asyncio.run(upgrade())
 
 
 def test_scripts_that_are_added_late_share_the_reading_of_old_blocks(short_tmp: Path) -> None:
