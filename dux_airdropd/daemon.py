@@ -23,7 +23,7 @@ from .ports import Flopd, Governance, Registryd
 from .rounds import Rounds
 from .signing import Signing
 from .verify import Verifier
-from .view import View, refs
+from .view import View, ref_of
 
 CHAIN_WAIT_S = 25.0
 RETRY_S = 2.0
@@ -121,9 +121,9 @@ class AirdropDaemon(Daemon):
 
     async def _watch(self) -> None:
         """Have flopd follow all addresses of the fund, each from the block on from which it is one."""
-        for script, (ref, height) in refs(self.rules).items():
+        for script, height in fund.births(self.rules.book()).items():
             if script not in self._watched:
-                await self.flopd.watch(script, ref, max(height, self.network.birth_height))
+                await self.flopd.watch(script, ref_of(script), max(height, self.network.birth_height))
                 self._watched.add(script)
 
     async def _raw(self, txid: str) -> str:

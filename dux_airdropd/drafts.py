@@ -5,7 +5,7 @@ stands; eligibility is asked for at heights where the fund could pay, and the ke
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from duxcommon.coin.tx import txid_of
@@ -18,7 +18,7 @@ from .plan import DEPTH, LAPSE, STEP, Decision, FundCoin, Plan, Waiting, decide,
 from .ports import Eligible, EligibleAt, Rules
 
 CACHED = 64
-"""So many transactions are kept, so that a round of many batches is computed once."""
+"""So many manifests of past transactions are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +167,8 @@ class Drafts:
         if found.plan is None or tip < found.plan.height + DEPTH:
             return None
         try:
-            return await self._draft(self.manifest(found), None, None, found.plan.height + DEPTH)
+            manifest = self.manifest(found)
+            return await self._draft(manifest, await self.keys(manifest), None, None, found.plan.height + DEPTH)
         except EligibilityDiffers:
             # Blocks were replaced after the plan was made.
             self._searched = None
@@ -176,11 +177,19 @@ class Drafts:
     async def batches(self, tip: int) -> list[Draft]:
         """The batches to sign now. Raises RulesPending and DuxError."""
         drafts = []
+        keys: dict[int, tuple[bytes, ...]] = {}
         for sequence, batch, waiting in self._fund.unpaid_batches(tip - DEPTH):
             manifest = await self.agreed(sequence)
             if manifest is not None:
-                drafts.append(await self._draft(manifest, batch, waiting, waiting.height + DEPTH))
+                if sequence not in keys:
+                    keys[sequence] = await self.keys(manifest)
+                drafts.append(await self._draft(manifest, keys[sequence], batch, waiting, waiting.height + DEPTH))
         return drafts
+
+    def forget(self, keep: Iterable[Draft]) -> None:
+        """Drop the transactions that are not due any more: those of a large round take much memory."""
+        txids = {draft.txid for draft in keep}
+        self._made = {name: draft for name, draft in self._made.items() if draft.txid in txids}
 
     async def agreed(self, sequence: int) -> Manifest | None:
         """The manifest of a confirmed transaction, recomputed; None when no snapshot leads to the one it names."""
@@ -213,13 +222,13 @@ class Drafts:
             raise EligibilityDiffers(f"other keys are eligible at block {plan.height} than when the plan was made")
         return known.keys
 
-    async def _draft(self, manifest: Manifest, batch: int | None, waiting: FundCoin | None, since: int) -> Draft:
-        keys = await self.keys(manifest)
+    async def _draft(
+        self, manifest: Manifest, keys: Sequence[bytes], batch: int | None, waiting: FundCoin | None, since: int
+    ) -> Draft:
         name = (manifest.digest(), batch, waiting.txid if waiting else "")
         if name not in self._made:
             made = await asyncio.to_thread(self._make, manifest, keys, batch, waiting)
             hit("computed")
-            self._made = dict(list(self._made.items())[-CACHED:])
             self._made[name] = Draft(manifest, batch, made, txid_of(made.tx), since)
         return self._made[name]
 

@@ -4,12 +4,13 @@ Everything is a function of the blocks read so far; a reorganisation takes back 
 """
 
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from duxcommon.api.airdropd import FundAt, SpentFrom
 from duxcommon.api.flopd import FundFact, FundPage
-from duxcommon.coin.fund import guardians_redeem
+from duxcommon.coin.script import multisig_script
 from duxcommon.coin.tx import parse_tx
 from duxcommon.db import Store
 from duxcommon.errors import RoundUnknown, RulesPending
@@ -52,19 +53,24 @@ CREATE VIEW income AS SELECT o.* FROM fund_output o WHERE NOT EXISTS (
 """
 
 
-def apply(connection: sqlite3.Connection, facts: Sequence[FundFact]) -> None:
-    """Store facts, in the order of their places."""
+def apply(connection: sqlite3.Connection, facts: Sequence[FundFact], births: Mapping[bytes, int]) -> None:
+    """Store facts, in the order of their places.
+
+    Only what was paid to a script from the block on from which it was the fund's: a node that learned of it early must
+    see no more than one that learned of it late.
+    """
     for fact in facts:
-        if fact.event == "paid":
-            connection.execute(
-                "INSERT OR REPLACE INTO fund_output (txid, vout, script, amount, height, number)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (fact.txid, fact.vout, bytes.fromhex(fact.script), fact.amount, fact.at.height, fact.at.index),
-            )
-        else:
+        script = bytes.fromhex(fact.script)
+        if fact.event == "spent":
             connection.execute(
                 "UPDATE fund_output SET spent_height = ?, spender = ? WHERE txid = ? AND vout = ?",
                 (fact.at.height, fact.spender, fact.txid, fact.vout),
+            )
+        elif fact.at.height >= births.get(script, fact.at.height + 1):
+            connection.execute(
+                "INSERT OR REPLACE INTO fund_output (txid, vout, script, amount, height, number)"
+                " VALUES (?, ?, ?, ?, ?, ?)",
+                (fact.txid, fact.vout, script, fact.amount, fact.at.height, fact.at.index),
             )
 
 
@@ -75,12 +81,25 @@ def undo(connection: sqlite3.Connection, above: int) -> None:
     connection.execute("UPDATE fund_output SET spent_height = NULL, spender = NULL WHERE spent_height > ?", (above,))
 
 
+@lru_cache(maxsize=256)
+def _redeem(keys: tuple[str, ...], m: int) -> bytes:
+    return multisig_script(m, sorted(bytes.fromhex(key) for key in keys))
+
+
 def redeems_of(book: Book) -> dict[bytes, bytes]:
     """Fund script → redeem script, of all versions so far."""
     return {
-        bytes.fromhex(rules.fund_script): guardians_redeem(rules.guardians, rules.guardians_m)
+        bytes.fromhex(rules.fund_script): _redeem(tuple(seat.pubkey for seat in rules.guardians), rules.guardians_m)
         for rules in book.book.rules
     }
+
+
+def births(book: Book) -> dict[bytes, int]:
+    """Fund script → the first block from which it was in force."""
+    found: dict[bytes, int] = {}
+    for rules in book.book.rules:
+        found.setdefault(bytes.fromhex(rules.fund_script), rules.from_height)
+    return found
 
 
 _Spent = tuple[int, FundCoin, str, int]
@@ -112,7 +131,10 @@ class Fund:
     @property
     def kind(self) -> Kind:
         """What a Follower has to follow."""
-        return Kind("chain.fund", FundPage, apply, self._undo)
+        return Kind("chain.fund", FundPage, self._apply, self._undo)
+
+    def _apply(self, connection: sqlite3.Connection, facts: Sequence[FundFact]) -> None:
+        apply(connection, facts, births(self._rules.book()))
 
     def _undo(self, connection: sqlite3.Connection, above: int) -> None:
         self.undone += 1

@@ -68,6 +68,7 @@ class Rounds:
             self.trouble = error.message
             return
         self._collecting.forget({draft.txid: draft for draft in due})
+        self._drafts.forget(due)
         mine = [draft for draft in due if await self._sign(draft)]
         if self._leading is not None and not self._leading.done():
             return
@@ -137,14 +138,18 @@ class Rounds:
 
     async def _log_deep(self, tip: int) -> None:
         """Note what is so deep that it stays."""
-        rounds = [each for each in self._fund.rounds(None, 20) if each.height <= tip - DEPTH]
+        query = (
+            "SELECT sequence FROM round WHERE height <= ?"
+            " AND NOT EXISTS (SELECT 1 FROM event WHERE name = 'round-' || txid) ORDER BY sequence"
+        )
+        rows = self._store.read(lambda c: c.execute(query, (tip - DEPTH,)).fetchall())
+        deep = [self._fund.round(row["sequence"]) for row in rows]
 
         def change(connection: sqlite3.Connection) -> None:
-            for each in rounds:
+            for each in deep:
                 events.note(connection, f"round-{each.txid}", "fund-transaction", each.model_dump())
 
-        query = "SELECT 1 FROM event WHERE name = ?"
-        if rounds and self._store.read(lambda c: c.execute(query, (f"round-{rounds[0].txid}",)).fetchone()) is None:
+        if deep:
             await self._store.write(change)
 
 

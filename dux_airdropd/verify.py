@@ -1,5 +1,6 @@
 """Any node recomputes a transaction of the fund from the chain and names the first thing that differs."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -66,7 +67,8 @@ class Verifier:
             manifest = self.drafts.manifest(past[-1])
         keys = await self.drafts.keys(manifest)
         found = parse_tx(self.fund.raw(sequence))
-        text = difference(self.drafts.transaction(manifest, keys).tx, found, self.name)
+        expected = await asyncio.to_thread(self.drafts.transaction, manifest, keys)
+        text = difference(expected.tx, found, self.name)
         paid = 0
         if not text:
             paid, text = await self._batches(done, manifest, keys)
@@ -80,8 +82,8 @@ class Verifier:
             if output is None or output[1] is None:
                 continue
             found = parse_tx((await self.flopd.spender(output[1])).hex)
-            expected = self.drafts.batch_transaction(manifest, keys, batch, output[0]).tx
-            if text := difference(expected, found, self.name):
+            expected = await asyncio.to_thread(self.drafts.batch_transaction, manifest, keys, batch, output[0])
+            if text := difference(expected.tx, found, self.name):
                 return right, f"batch {batch}: {text}"
             right += 1
         return right, ""

@@ -10,6 +10,7 @@ from duxcommon.api.airdropd import (
     NextRound,
     PaidOut,
     RoundShown,
+    SpentFrom,
     Trouble,
     WhyNotPaid,
 )
@@ -23,8 +24,9 @@ from duxcommon.money import format_flop
 from duxcommon.network import NetworkDefinition
 
 from .collecting import Collecting, Collection
+from .costs import batch_sizes
 from .drafts import Draft, Drafts, Next
-from .fund import Fund
+from .fund import Fund, births
 from .plan import DEPTH, LAPSE, Waiting, available
 from .ports import Flopd, Rules
 from .reading import scripts_and_amounts
@@ -41,12 +43,9 @@ LABELS = {
 }
 
 
-def refs(rules: Rules) -> dict[bytes, tuple[str, int]]:
-    """Fund script → the name under which flopd watches it, and from which height on."""
-    found: dict[bytes, tuple[str, int]] = {}
-    for each in rules.book().book.rules:
-        found.setdefault(bytes.fromhex(each.fund_script), (f"fund/{each.version}", each.from_height))
-    return found
+def ref_of(script: bytes) -> str:
+    """The name under which flopd watches a fund script."""
+    return f"fund/{script.hex()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +122,8 @@ class View:
     async def _mempool(self, height: int) -> Mempool:
         pending, spent = 0, set()
         try:
-            for ref, _ in refs(self.rules).values():
-                for output in (await self.flopd.watched(ref, height + 1)).outputs:
+            for script in births(self.rules.book()):
+                for output in (await self.flopd.watched(ref_of(script), height + 1)).outputs:
                     if output.spender_txid is not None and output.spender_height is None:
                         spent.add((output.txid, output.vout))
                     elif output.height is None:
@@ -220,24 +219,32 @@ class View:
     async def show(self, sequence: int, after: int, limit: int) -> RoundShown:
         """What a transaction of the fund paid. Raises RoundUnknown and what flopd answers."""
         done = self.fund.round(sequence)
-        rows: list[PaidOut] = []
         if not done.batches:
             paid = scripts_and_amounts(parse_tx(self.fund.raw(sequence)))[2:]
             rows = [self._paid(script, amount, None, done.txid) for script, amount in paid]
-        for batch in range(done.batches):
+            return self._page(done, rows[after : after + limit], after, limit, len(rows))
+        rows, total = [], 0
+        for batch, size in enumerate(batch_sizes(done.recipients)):
+            first, last = max(0, after - total), after + limit - total
             output = self.fund.output(done.txid, 2 + batch)
-            if output is None:
+            spender = output[1] if output else None
+            total += size if spender else 1
+            # Bytes are asked for and read only where the page shows them.
+            if output is None or last <= 0 or after >= total:
                 continue
-            if (spender := output[1]) is None:
+            if spender is None:
                 rows.append(PaidOut(address=None, amount=output[0].amount, batch=batch, txid=None))
                 continue
             paid = scripts_and_amounts(parse_tx((await self.flopd.spender(spender)).hex))[1:]
-            rows += [self._paid(script, amount, batch, spender) for script, amount in paid]
+            rows += [self._paid(script, amount, batch, spender) for script, amount in paid[first:last]]
+        return self._page(done, rows, after, limit, total)
+
+    def _page(self, done: SpentFrom, rows: list[PaidOut], after: int, limit: int, total: int) -> RoundShown:
         return RoundShown(
             round=done,
-            anchor=self.fund.anchor_of(sequence).txid,
-            outputs=rows[after : after + limit],
-            next=after + limit if after + limit < len(rows) else None,
+            anchor=self.fund.anchor_of(done.sequence).txid,
+            outputs=rows,
+            next=after + limit if after + limit < total else None,
         )
 
     def _paid(self, script: bytes, amount: int, batch: int | None, txid: str) -> PaidOut:
@@ -248,8 +255,8 @@ class View:
         height = max(0, self.fund.read_to)
         found = await self.drafts.next(height)
         sequence = self.fund.anchor()[0]
-        if found.plan is None or height < found.plan.height + DEPTH:
-            work = self._work(found, height, Mempool())
+        work = self._work(found, height, await self._mempool(height))
+        if work is None or work.state != "signing":
             threshold = self.rules.book().at(height).parameters.airdrop_threshold
             text = _waits_for(found, work, height, threshold - available(self.fund.snapshot(height)))
             why: Literal["depth", "waits"] = "depth" if work else "waits"

@@ -9,7 +9,7 @@ from fund_kit import FIVE, NETWORK, Guardians
 
 from dux_airdropd import events, fund, rounds, signing
 from dux_airdropd.drafts import Draft, Drafts
-from dux_airdropd.fund import Fund, apply
+from dux_airdropd.fund import Fund
 from dux_airdropd.manifest import digest_of
 from dux_airdropd.ports import ApprovedSpend, Eligible
 from dux_airdropd.reading import scripts_and_amounts
@@ -81,7 +81,7 @@ class World:
         self.folder.cleanup()
 
     async def _facts(self, *facts: FundFact) -> None:
-        await self.store.write(lambda c: apply(c, facts))
+        await self.store.write(lambda c: self.fund.kind.apply(c, facts))
 
     async def pay(self, height: int, amount: int, guardians: Guardians = FIVE, txid: str | None = None) -> str:
         """A payment to the fund in a block; its transaction."""

@@ -345,8 +345,9 @@ def test_after_its_guardians_changed_the_fund_moves_and_fetches_what_comes_to_th
 
     async def body(world: World) -> None:
         await world.pay(20, COIN)
+        await world.pay(150, 500 * COIN, OTHERS)
         await world.read_to(190)
-        assert (await world.drafts.next(199)).plan is None
+        assert (await world.drafts.next(199)).plan is None, "what comes before an address is the fund's does not count"
         move = await world.draft(200 + DEPTH)
         assert (move.manifest.plan.kind, move.manifest.plan.script) == ("sweep", OTHERS.script)
         await world.confirm(move, 265)
