@@ -7,14 +7,17 @@ from typing import Any
 import pytest
 from eligibility_kit import FOR_EVER, PARAMETERS, WINDOW, Registryd, World, world
 
+from dux_devnet.network import wait_until
 from duxcommon.api.airdropd import RuleBook
 from duxcommon.coin.script import pubkey_of
 from duxcommon.errors import Conflict, DaemonDown, InsufficientFunds, InvalidParams, RulesPending
 from duxcommon.identity import Identity
 from duxcommon.money import COIN, DUST
+from duxcommon.parameters import Parameters
 from duxcommon.records import sign_record
 from duxcommon.rulebook import first_rules
 from tests.registryd_kit import Member, free_udp_port, until
+from tests.support.devnet import APPS, running_devnet
 
 P1, P2, P3 = (bytes([number]) * 32 for number in (0x41, 0x42, 0x43))
 KEY1, KEY2, KEY3 = (pubkey_of(secret).hex() for secret in (P1, P2, P3))
@@ -64,6 +67,7 @@ def test_who_worked_and_locked_is_eligible_from_the_exact_block_on(made: World) 
         assert lacks(node, KEY2, first) == ["bond"]
         assert lacks(node, KEY3, first) == ["bond"]
         assert listed(node, first) == [KEY1]
+        assert node.ask("node.eligible")["height"] == made.height - 60
         page = node.ask("node.eligible", height=first, limit=0)
         assert (page["total"], page["qualified"], page["keys"], page["next"]) == (1, 1, [], None)
         made.airdropd.spendable = 100 * COIN
@@ -406,3 +410,46 @@ def test_a_node_that_is_killed_while_it_takes_a_bond_back_takes_it_back_once(mad
         made.chain.mine(1)
         made.caught_up(node)
         until(lambda: states(node) == ["released"], "it is back")
+
+
+# --- whole nodes ----------------------------------------------------------------------------------------------------
+
+
+def test_a_provider_that_earned_locks_its_bond_by_itself_and_every_node_sees_it_eligible() -> None:
+    parameters = Parameters(window_blocks=30, epochs_needed=1, min_tax_paid=DUST, bond_min=10 * DUST)
+    overrides = {"alice/registryd": {"auto_bond": True, "bond_windows": 3}}
+    with running_devnet(parameters=parameters, overrides=overrides) as net:
+        net.fund("alice", 5)
+        net.fund("bob", 20)
+        net.publish("alice", APPS / "hello-words")
+
+        def settle() -> None:
+            net.run_task("bob", "hello-words", b"to be or not to be")
+            channel = net.call("alice", "channel.list", {"state": "OPEN"})["channels"][0]["id"]
+            net.call("bob", "channel.close", {"id": channel, "key": net.key()})
+            net.wait_channel("alice", channel, "CLOSED")
+
+        settle()
+
+        def locked() -> Any:
+            return [bond for bond in net.call("alice", "node.bonds")["bonds"] if bond["state"] == "locked"]
+
+        (bond,) = wait_until(locked, 60, "alice's bond to be in a block")
+        assert bond["amount"] == 11 * DUST
+        settle()
+        snapshot = bond["confirmed"] + parameters.window_blocks
+        height = net.call("alice", "chain.status")["height"]
+        net.mine(max(0, snapshot + 1 - height))
+        pubkey = net.call("alice", "wallet.status")["payout_pubkey"]
+
+        def answer(node: str) -> Any:
+            try:
+                return net.call(node, "node.eligible", {"height": snapshot})
+            except RulesPending:
+                return None
+
+        told = [wait_until(lambda node=node: answer(node), 60, f"{node} to read on") for node in net.layout.nodes]
+        assert [key["pubkey"] for key in told[0]["keys"]] == [pubkey]
+        assert told[0] == told[1] == told[2]
+        assert net.call("bob", "node.standing", {"pubkey": pubkey, "height": snapshot})["eligible"]
+        assert not net.call("bob", "node.standing", {"height": snapshot})["eligible"]
