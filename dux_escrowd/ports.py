@@ -17,8 +17,6 @@ M = TypeVar("M", bound=BaseModel)
 
 PEER_TIMEOUT_S = 30.0
 STATUS_TIMEOUT_S = 10.0
-LOCKED_TIMEOUT_S = 1.0
-"""A hold waits for the answer; without one it goes on."""
 
 
 class Flopd:
@@ -33,7 +31,7 @@ class Flopd:
 
     async def locked(self) -> bool:
         """Whether the keystore is there and locked."""
-        status = await self._call("wallet.status", WalletStatus, timeout=LOCKED_TIMEOUT_S)
+        status = await self._call("wallet.status", WalletStatus, timeout=STATUS_TIMEOUT_S)
         return status.locked and status.exists
 
     async def wait(self, best: str, timeout_s: float) -> ChainStatus:
