@@ -191,7 +191,7 @@ def test_a_task_that_ignores_every_signal_ends_at_its_wall_time(lab: Lab) -> Non
         wall_s=1,
     )
     assert result.outcome == "timeout"
-    assert 1000 <= result.wall_ms < 8000
+    assert 1000 <= result.wall_ms < 30_000
 
 
 def test_a_busy_loop_ends_at_its_processor_time(lab: Lab) -> None:
@@ -241,7 +241,7 @@ def test_a_daemonised_child_does_not_outlive_the_task(lab: Lab) -> None:
         """,
     )
     assert result.outcome == "ok"
-    assert result.wall_ms < 5000
+    assert result.wall_ms < 30_000
 
 
 # --- what it leaves --------------------------------------------------------------------------------------------

@@ -150,7 +150,7 @@ def test_a_silent_server_ends_at_the_wall_time(tmp_path: Path) -> None:
 
     result = call(tmp_path, silent, wall_s=1)
     assert failure(result) == "TaskTimeout"
-    assert 900 <= result.wall_ms < 3000
+    assert 900 <= result.wall_ms < 20_000
 
 
 def test_no_server_is_api_down(tmp_path: Path) -> None:
