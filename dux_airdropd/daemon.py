@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 
+from dux_governance import rows as votes
+from dux_governance.governance import Governance
 from duxcommon import follow
 from duxcommon.api.flopd import NetworkLabel
 from duxcommon.config import Settings
@@ -16,10 +18,9 @@ from .airdrop_methods import AirdropMethods
 from .collecting import Collecting
 from .drafts import Drafts
 from .events import Events
-from .fixed import FixedRules
 from .fund import Fund
-from .methods import FundMethods, NetworkMethods
-from .ports import Flopd, Governance, Registryd
+from .methods import FundMethods
+from .ports import Flopd, Registryd
 from .rounds import Rounds
 from .signing import Signing
 from .verify import Verifier
@@ -28,7 +29,9 @@ from .view import View, ref_of
 CHAIN_WAIT_S = 25.0
 RETRY_S = 2.0
 NO_BLOCK = "0" * 64
-MIGRATIONS = (follow.MIGRATION + fund.MIGRATION + signing.MIGRATION + rounds.MIGRATION + events.MIGRATION,)
+MIGRATIONS = (
+    follow.MIGRATION + fund.MIGRATION + signing.MIGRATION + rounds.MIGRATION + events.MIGRATION + votes.MIGRATION,
+)
 
 
 class AirdropDaemon(Daemon):
@@ -44,8 +47,9 @@ class AirdropDaemon(Daemon):
         self.label = NetworkLabel(name=network.name, chain=network.chain, worthless=network.worthless)
         self.store = Store(self.settings.state_dir / "airdropd.sqlite", MIGRATIONS)
         self.flopd, self.registryd = Flopd(self.rpc("flopd")), Registryd(self.rpc("registryd"))
-        self.rules: Governance = FixedRules(network)
+        self.rules = Governance(self.store, network, self.label, self.rpc, spawn=self.spawn, event=events.note)
         self.fund = Fund(self.store, network, self.rules)
+        self.rules.connect(self.fund)
         self.drafts = self.drafts_model(network.id, self.fund, self.rules, self.registryd)
         self.signing = Signing(self.store, self.flopd, self.registryd, self.fund, self.rules, self.drafts)
         self.collecting = Collecting(self.signing, self.registryd, self.rules)
@@ -70,7 +74,7 @@ class AirdropDaemon(Daemon):
             await self.store.close()
 
     def methods(self) -> Iterable[object]:
-        own = [FundMethods(self), AirdropMethods(self), NetworkMethods(self)]
+        own = [FundMethods(self), AirdropMethods(self)]
         return [*own, *self.rules.methods()]
 
     def notes(self) -> list[str]:
@@ -116,7 +120,7 @@ class AirdropDaemon(Daemon):
             if reached >= tip or self.rules.book().known_to <= known:
                 break
         await self._watch()
-        await self.rounds.advance(reached)
+        await self.rounds.advance(min(reached, self.fund.read_to))
         return reached
 
     async def _watch(self) -> None:

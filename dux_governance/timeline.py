@@ -5,7 +5,7 @@ proposal its electorate (what registryd reads from the chain). The rule book is 
 is not counted yet can't be in force before its own time lock is over, and what is not proposed yet not before that.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from duxcommon.api.airdropd import RuleBook, Rules
@@ -52,6 +52,10 @@ class Census:
     """Payout keys with qualified work in the block before it."""
     spendable: int | None
     """Koinu that the fund could pay then; None where it is not about spending."""
+
+
+Asked = tuple[str, Place]
+"""A proposal and its place: the same note can stand in the chain twice, and only one of the two be qualified."""
 
 
 @dataclass(slots=True)
@@ -137,6 +141,11 @@ class Timeline:
         ]
         return sorted(found, key=lambda spend: spend.from_height)
 
+    def circumstances(self) -> Circumstances:
+        """What a proposal meets that confirms in the next block."""
+        scripts = {bytes.fromhex(rules.fund_script) for rules in self.book.book.rules}
+        return circumstances(self.items, self.height + 1, self.book.at(self.height + 1), scripts)
+
     def lacking(self) -> list[Item]:
         """Proposals 60 blocks deep whose electorate must be asked for, in the order of the chain."""
         return [
@@ -147,11 +156,11 @@ class Timeline:
 
 
 def read(
-    network: NetworkDefinition, entries: Sequence[Entry], censuses: Mapping[tuple[str, int], Census], height: int
+    network: NetworkDefinition, entries: Sequence[Entry], censuses: Mapping[Asked, Census], height: int
 ) -> Timeline:
     """What the notes up to `height`, in the order of the chain, have decided.
 
-    `censuses` by proposal and its block; what depends on one that is missing stays undecided, and `known_to` stays
+    `censuses` by proposal and its place; what depends on one that is missing stays undecided, and `known_to` stays
     before it.
     """
     reader = _Reader(network, censuses)
@@ -164,7 +173,7 @@ def read(
 class _Reader:
     """The state of one reading."""
 
-    def __init__(self, network: NetworkDefinition, censuses: Mapping[tuple[str, int], Census]) -> None:
+    def __init__(self, network: NetworkDefinition, censuses: Mapping[Asked, Census]) -> None:
         self._network = network
         self._censuses = censuses
         self._items: dict[str, Item] = {}
@@ -261,30 +270,15 @@ class _Reader:
             rules=rules,
             signers=entry.signers,
         )
-        running = self._running(birth)
-        item.refusal = proposals.check(note.change, self._circumstances(birth, rules, running))
+        now = circumstances(self._items.values(), birth, rules, self._scripts)
+        item.refusal = proposals.check(note.change, now)
         if item.refusal is None:
-            item.census = self._censuses.get((ident, birth))
+            item.census = self._censuses.get((ident, entry.place))
             self._uncertain = self._uncertain or item.census is None
-            item.refusal = _unfit(item, running)
+            item.refusal = _unfit(item, now.running)
         item.provisional = self._uncertain
         self._items[ident] = item
         self._prefixes.setdefault(bytes.fromhex(ident)[:PROPOSAL_PREFIX], set()).add(ident)
-
-    def _running(self, birth: int) -> list[Running]:
-        return [
-            Running(item.id, item.change, item.proposers)
-            for item in self._items.values()
-            if item.running or (item.passed and item.terms.from_height > birth)
-        ]
-
-    def _circumstances(self, birth: int, rules: Rules, running: Sequence[Running]) -> Circumstances:
-        changed = {
-            about: item.terms.from_height
-            for item in self._passed
-            if item.terms.from_height <= birth and (about := proposals.subject(item.change)) is not None
-        }
-        return Circumstances(birth, rules, running, changed, frozenset(self._scripts))
 
     def _vote(self, entry: Entry, proposal: str, yes: bool) -> None:
         item = self._items.get(proposal)
@@ -319,6 +313,19 @@ class _Reader:
         self._book = None
         items = tuple(sorted(self._items.values(), key=lambda one: one.place))
         return Timeline(height, items, self._known(last))
+
+
+def circumstances(items: Iterable[Item], birth: int, rules: Rules, scripts: Iterable[bytes]) -> Circumstances:
+    """What a proposal that confirms in `birth` meets, under the rules in force then."""
+    running = []
+    changed: dict[str, int] = {}
+    for item in items:
+        since = item.terms.from_height
+        if item.running or (item.passed and since > birth):
+            running.append(Running(item.id, item.change, item.proposers))
+        elif item.passed and (about := proposals.subject(item.change)) is not None:
+            changed[about] = max(since, changed.get(about, 0))
+    return Circumstances(birth, rules, running, changed, frozenset(scripts))
 
 
 def _earliest(rules: Rules, birth: int) -> int:

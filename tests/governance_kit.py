@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from dux_governance.timeline import Census, Entry, Item, Timeline, read
+from dux_governance.timeline import Asked, Census, Entry, Item, Timeline, read
 from duxcommon.coin.notes import (
     PROPOSAL_PREFIX,
     ApprovalNote,
@@ -72,7 +72,7 @@ class Chain:
     entries: list[Entry] = field(default_factory=list)
     electorate: Sequence[str] = VOTERS
     spendable: int = 10**10
-    censuses: dict[tuple[str, int], Census] = field(default_factory=dict)
+    censuses: dict[Asked, Census] = field(default_factory=dict)
 
     def put(
         self, height: int, note: Note, signers: Sequence[str] = (), *, paid: Mapping[str, int] | None = None
@@ -94,9 +94,9 @@ class Chain:
     def propose(self, height: int, change: Change, signers: Sequence[str] = ("v0",), document: bytes = b"") -> str:
         """A proposal by these; its id. Its census is known as soon as it is deep enough to ask for."""
         note = ProposalNote(change, hashlib.sha256(document or repr((height, len(self.entries))).encode()).digest())
-        self.put(height, note, signers)
+        made = self.put(height, note, signers)
         ident = proposal_id(self.network.id, note.encode())
-        self.censuses[ident, height] = Census(frozenset(map(key, self.electorate)), self.spendable)
+        self.censuses[ident, made.place] = Census(frozenset(map(key, self.electorate)), self.spendable)
         return ident
 
     def vote(self, height: int, proposal: str, yes: bool, *names: str) -> None:
@@ -112,7 +112,7 @@ class Chain:
 
     def read(self, height: int) -> Timeline:
         """What is decided at a height, with the censuses of what is 60 blocks deep."""
-        known = {name: census for name, census in self.censuses.items() if name[1] + 60 <= height}
+        known = {name: census for name, census in self.censuses.items() if name[1][0] + 60 <= height}
         return read(self.network, self.entries, known, height)
 
     def item(self, height: int, proposal: str) -> Item:

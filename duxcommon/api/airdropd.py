@@ -1,4 +1,4 @@
-"""Replies of dux-airdropd: `fund.* airdrop.*` and, mounted in it, `network.* param.* proposal.*`."""
+"""Replies of dux-airdropd: `fund.* airdrop.*`, and the rule book of governance."""
 
 from typing import Annotated, Literal
 
@@ -83,26 +83,6 @@ class FundStatus(Model):
     height: int
     """Chain tip of this answer."""
     network: NetworkLabel
-
-
-class NetworkInfo(Model):
-    """What the network definition says, and what is derived from it."""
-
-    id: Hash32
-    name: str
-    chain: Literal["main", "test", "regtest", "devnet", "litecoin-regtest"]
-    genesis: Hash32
-    birth_height: int
-    worthless: bool
-    fund_address: Address
-    tax_bps: int
-    min_tax: Koinu
-    airdrop_threshold: Koinu
-    guardians: list[NodeId]
-    guardians_m: int
-    arbiters: list[NodeId]
-    time: UnixTime
-    """When this answer was made."""
 
 
 class Rules(Model):

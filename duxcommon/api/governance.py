@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..network import Member
+from ..network import Member, Seat
 from .airdropd import RuleBook
-from .common import Address, Hash32, Koinu, Model, NodeId, PubKey, Txid, UnixTime
+from .common import Address, Hash32, Koinu, Model, PubKey, Txid, UnixTime
 from .flopd import NetworkLabel
 
 ProposalState = Literal["SENT", "VOTING", "COUNTING", "LOCKED", "ACTIVE", "EXECUTED", "REJECTED", "FAILED"]
@@ -109,7 +109,8 @@ class Proposal(Model):
     """Of REJECTED and FAILED: the reason. Otherwise what happens next."""
     title: str
     """Of its document; empty while that is not known."""
-    txid: Txid
+    txid: Txid | None
+    """Null while it waits to be sent."""
     height: int | None
     """Block that it is in."""
     deadline: int | None
@@ -173,9 +174,12 @@ class Created(Model):
 
     id: Hash32
     document: Hash32
+    state: Literal["queued", "sent", "confirmed", "dropped"]
     txid: Txid | None
     effect: str
     fee: Koinu
+    note: str
+    """What keeps it from being sent; empty when nothing does."""
     network: NetworkLabel
 
 
@@ -183,7 +187,7 @@ class Cast(Model):
     """A vote or an approval that is on its way to the chain."""
 
     proposal: Hash32
-    state: Literal["queued", "sent", "confirmed"]
+    state: Literal["queued", "sent", "confirmed", "dropped"]
     """queued: the payout address is given a coin first, or the chain can't be reached; it goes by itself."""
     txid: Txid | None
     note: str
@@ -311,9 +315,8 @@ class NetworkInfo(Model):
     tax_bps: int
     min_tax: int
     airdrop_threshold: int
-    guardians: list[NodeId | None]
-    """Null for one whose node is not known here yet."""
+    guardians: list[Seat]
     guardians_m: int
-    arbiters: list[NodeId | None]
+    arbiters: list[Seat]
     time: UnixTime
     """When this answer was made."""

@@ -11,6 +11,7 @@ from .coin import *
 from .common import *
 from .escrowd import *
 from .flopd import *
+from .governance import *
 from .registryd import *
 from .sandbox import *
 from .store import *

@@ -35,6 +35,7 @@ PURE = (
     "duxcommon/coin/params.py",
     "duxcommon/coin/script.py",
     "duxcommon/coin/settlement.py",
+    "duxcommon/eligibility.py",
     "duxcommon/rulebook.py",
     "duxcommon/coin/tx.py",
     "duxcommon/money.py",

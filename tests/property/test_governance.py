@@ -102,8 +102,8 @@ def test_no_rule_up_to_known_to_is_changed_by_new_blocks_or_by_a_reorg_of_60(
     moved = Chain(network=NET, entries=[*shared, *rival.entries])
     moved.entries.sort(key=lambda entry: entry.place)
     moved.censuses = {
-        **{name: census for name, census in rival.censuses.items() if name[1] > tip - reorg},
-        **{name: census for name, census in chain.censuses.items() if name[1] <= tip - reorg},
+        **{name: census for name, census in rival.censuses.items() if name[1][0] > tip - reorg},
+        **{name: census for name, census in chain.censuses.items() if name[1][0] <= tip - reorg},
     }
     known = said(before, 0, before.book.known_to)
     for later in (tip, tip + 1, tip + 30, tip + 90, tip + 400):

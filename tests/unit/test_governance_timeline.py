@@ -3,7 +3,7 @@
 import pytest
 
 from dux_governance.proposals import Reason
-from dux_governance.timeline import read
+from dux_governance.timeline import Census, read
 from duxcommon.coin.notes import (
     ArbiterChange,
     Change,
@@ -432,7 +432,7 @@ def test_what_was_born_after_a_proposal_of_unknown_electorate_waits_with_it() ->
     assert waiting.book.known_to == IN_FORCE - 1
     assert waiting.find(second).provisional  # type: ignore[union-attr]
     # The first turns out to be nobody's, so the second stands and was accepted.
-    chain.censuses[first, BORN] = chain.censuses[first, BORN].__class__(frozenset([key("v1")]), None)
+    chain.censuses[first, (BORN, 0, 0)] = Census(frozenset([key("v1")]), None)
     done = chain.read(IN_FORCE + 100)
     assert done.find(first).unqualified  # type: ignore[union-attr]
     assert done.book.tax_at(IN_FORCE + 1) == 550
@@ -441,3 +441,13 @@ def test_what_was_born_after_a_proposal_of_unknown_electorate_waits_with_it() ->
 def test_the_id_of_a_proposal_holds_the_network() -> None:
     note = ProposalNote(TAX, bytes(32)).encode()
     assert proposal_id(network().id, note) != proposal_id(network(name="othernet").id, note)
+
+
+def test_nor_can_one_do_so_in_the_same_block() -> None:
+    chain = Chain()
+    chain.propose(BORN, TAX, ["x0"], document=b"the same")
+    proposal = chain.propose(BORN, TAX, ["v0"], document=b"the same")
+    chain.censuses[proposal, (BORN, 0, 0)] = Census(frozenset(), None)
+    chain.vote(BORN + 4, proposal, True, *VOTERS)
+    item = chain.item(IN_FORCE, proposal)
+    assert (item.place, item.passed) == ((BORN, 1, 0), True)
