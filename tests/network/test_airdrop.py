@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from dux_devnet.network import wait_until
+from duxcommon import eventlog
 from duxcommon.errors import NotGuardian, NothingToSign, RoundUnknown, RulesPending, TransactionDiffers
 from duxcommon.money import COIN, DUST
+from duxcommon.network import load_network
 from duxcommon.parameters import Parameters
 from tests.support.devnet import APPS, TestNet, running_devnet
 
@@ -207,3 +209,17 @@ def test_the_price_of_one_more_share_is_told(net: TestNet) -> None:
     assert price["gain"] == sum(shares)
     assert price["bond"] == COIN
     assert price["net"] == price["gain"] - price["tax"] - price["fees"]
+
+
+def test_what_a_guardian_signed_and_what_was_paid_is_in_its_signed_event_log(net: TestNet) -> None:
+    network = load_network(net.layout.folder / "network.yaml")
+    path = net.layout.folder / "alice" / "lib" / "airdropd" / "events.log"
+    net.mine(60)
+
+    def kinds() -> list[str]:
+        return [line["kind"] for line in eventlog.read_lines(path)]
+
+    wait_until(lambda: kinds().count("fund-transaction") == 2, ROUND_S, "two deep rounds in the log")
+    assert kinds().count("fund-signed") == 2
+    lines, _ = eventlog.check(path, net.layout.node_ids["alice"], network=network.id)
+    assert lines == len(kinds())
