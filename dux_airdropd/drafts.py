@@ -140,7 +140,8 @@ class Drafts:
         decision = decide(snapshot, None)
         if isinstance(decision, Waiting) and decision.why == "ask-eligible":
             eligible = await self._eligible.total(height)
-            return Next(decide(snapshot, eligible.total), eligible)
+            counted = decide(snapshot, eligible.total, limit=eligible.share, full=eligible.full)
+            return Next(counted, eligible)
         return Next(decision)
 
     def _first_change(self, above: int, end: int) -> int:
@@ -217,8 +218,8 @@ class Drafts:
             known = self._keys = await self._eligible.keys(plan.height)
         else:
             total = await self._eligible.total(plan.height)
-            known = known if total.digest == known.digest else total
-        if known.digest != manifest.eligible:
+            known = known if (total.digest, total.share) == (known.digest, known.share) else total
+        if (known.digest, known.share) != (manifest.eligible, plan.limit):
             raise EligibilityDiffers(f"other keys are eligible at block {plan.height} than when the plan was made")
         return known.keys
 

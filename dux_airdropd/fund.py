@@ -241,7 +241,13 @@ class Fund:
             rules=rules,
             redeems=redeems,
             spends=self._open_spends(connection, height),
+            last_payout=self._last_payout(connection, height),
         )
+
+    def _last_payout(self, connection: sqlite3.Connection, height: int) -> int:
+        query = "SELECT MAX(height) AS last FROM round WHERE kind = 'payout' AND height <= ?"
+        last = connection.execute(query, (height,)).fetchone()["last"]
+        return -1 if last is None else int(last)
 
     def _open_spends(self, connection: sqlite3.Connection, height: int) -> list[ApprovedSpend]:
         query = "SELECT proposal FROM round WHERE proposal IS NOT NULL AND height <= ?"

@@ -44,7 +44,7 @@ class Manifest:
     share: int
     """What each of them gets."""
     anchor: int
-    """What the next anchor holds: DUST, and what could not be divided."""
+    """What the next anchor holds: DUST, and what was not divided."""
     batches: tuple[int, ...]
     """Amount of each output that waits for its batch; empty where all are paid at once."""
     redeem: bytes
@@ -95,9 +95,10 @@ def write(network: str, plan: Plan, eligible: str | None, redeem: bytes) -> Mani
             left -= plan.spend.amount + outputs_fee(1, redeem)
         return Manifest(network, plan, None, 0, DUST + left, (), redeem)
     count = plan.recipients
-    share, rest = divmod(plan.available - outputs_fee(count, redeem), count)
+    left = plan.available - outputs_fee(count, redeem)
+    share = min(plan.limit, left // count)
     batches = tuple(size * share + batch_fee(size, redeem) for size in batch_sizes(count))
-    return Manifest(network, plan, eligible, share, DUST + rest, batches, redeem)
+    return Manifest(network, plan, eligible, share, DUST + left - share * count, batches, redeem)
 
 
 def transaction(manifest: Manifest, keys: Sequence[bytes], redeems: Mapping[bytes, bytes]) -> Unsigned:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from duxcommon.api.airdropd import Rules
-from duxcommon.money import DUST
+from duxcommon.money import DUST, MAX_MONEY
+from duxcommon.parameters import EPOCHS
 
 from .costs import (
     BASE_FEE,
@@ -72,6 +73,8 @@ class Snapshot:
     """Redeem script of every fund script."""
     spends: Sequence[ApprovedSpend]
     """In force and not carried out yet, in their order."""
+    last_payout: int = -1
+    """Height at which the last payout confirmed; -1 before the first."""
 
     @property
     def script(self) -> bytes:
@@ -100,6 +103,8 @@ class Plan:
     available: int
     """What is left of the inputs after their fees, BASE_FEE and DUST for the next anchor."""
     recipients: int = 0
+    limit: int = MAX_MONEY
+    """The largest share that all recipients can have under the cap."""
     spend: ApprovedSpend | None = None
 
 
@@ -107,7 +112,9 @@ class Plan:
 class Waiting:
     """Nothing is to be done at a snapshot, and why."""
 
-    why: Literal["no-anchor", "too-poor", "below-threshold", "nobody-eligible", "shares-too-small", "ask-eligible"]
+    why: Literal[
+        "no-anchor", "too-poor", "below-threshold", "nobody-eligible", "shares-too-small", "capped", "ask-eligible"
+    ]
     available: int = 0
     needed: int = 0
     """What must be available, where that is what is missing."""
@@ -131,11 +138,13 @@ def available(snapshot: Snapshot) -> int:
     return max(0, _left(snapshot, _paying(snapshot))) if snapshot.anchor else 0
 
 
-def decide(snapshot: Snapshot, eligible: int | None) -> Decision:
+def decide(snapshot: Snapshot, eligible: int | None, *, limit: int = MAX_MONEY, full: bool = True) -> Decision:
     """The transaction that this snapshot asks for.
 
     `eligible` is the number of payout keys that have a share; None answers `ask-eligible` where it matters, so that
-    nobody counts them while the fund is far from paying out.
+    nobody counts them while the fund is far from paying out. `limit` is the largest share that all of them can have
+    under the cap; unless `full`, the cap holds a part of the fund back, and so small a payout happens only once in a
+    tenth of a window.
     """
     if snapshot.anchor is None:
         return Waiting("no-anchor")
@@ -151,14 +160,27 @@ def decide(snapshot: Snapshot, eligible: int | None) -> Decision:
         if eligible is None:
             return Waiting("ask-eligible", left, threshold)
         needed = eligible * DUST + outputs_fee(eligible, snapshot.redeem)
-        if eligible and left >= needed:
-            return _plan(snapshot, "payout", inputs, left, recipients=eligible)
-        waiting = Waiting("shares-too-small", left, needed) if eligible else Waiting("nobody-eligible", left, threshold)
+        if eligible and left >= needed and (full or _new_epoch(snapshot)):
+            return _plan(snapshot, "payout", inputs, left, recipients=eligible, limit=limit)
+        waiting = _unpaid(left, eligible, needed, threshold)
     if len(_worth(snapshot, snapshot.coins)) > len(inputs) - 1:
         return _sweep(snapshot, snapshot.coins) or waiting
     if _worth_fetching(snapshot):
         return _sweep(snapshot, snapshot.old) or waiting
     return waiting
+
+
+def _new_epoch(snapshot: Snapshot) -> bool:
+    """Whether another tenth of a window has begun since the last payout."""
+    blocks = max(1, snapshot.rules.parameters.window_blocks // EPOCHS)
+    return snapshot.height // blocks != snapshot.last_payout // blocks
+
+
+def _unpaid(left: int, eligible: int, needed: int, threshold: int) -> Waiting:
+    """Why the fund does not pay out although it holds enough."""
+    if not eligible:
+        return Waiting("nobody-eligible", left, threshold)
+    return Waiting("shares-too-small", left, needed) if left < needed else Waiting("capped", left, threshold)
 
 
 def _plan(
@@ -168,11 +190,12 @@ def _plan(
     left: int,
     *,
     recipients: int = 0,
+    limit: int = MAX_MONEY,
     spend: ApprovedSpend | None = None,
 ) -> Plan:
     version = snapshot.rules.version
     script = snapshot.script
-    return Plan(kind, snapshot.sequence, snapshot.height, version, inputs, script, left, recipients, spend)
+    return Plan(kind, snapshot.sequence, snapshot.height, version, inputs, script, left, recipients, limit, spend)
 
 
 def _sweep(snapshot: Snapshot, coins: Sequence[FundCoin]) -> Plan | None:

@@ -3,7 +3,7 @@ daemons of the node, typed calls and nothing else.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from duxcommon.api.common import Hash32, NodeId
 from duxcommon.api.flopd import ChainStatus, Cosignature, KeyInfo, PrevOut, Transaction, TxIntent, Watched
 from duxcommon.api.registryd import EligiblePage, Identity, PeerReply
 from duxcommon.errors import EligibilityDiffers, PeerMisbehaved
-from duxcommon.follow import Kind
+from duxcommon.money import MAX_MONEY
 from duxcommon.rpc import Client
 from duxcommon.rulebook import Book
 
@@ -61,29 +61,6 @@ class Rules(Protocol):
         ...
 
 
-class Governance(Rules, Protocol):
-    """What dux_governance delivers to be mounted.
-
-    airdropd's one loop: `Follower.sync(min(tip, book().known_to))` with the kinds of both → `advance()` → the rounds.
-    """
-
-    def kinds(self) -> Sequence[Kind]:
-        """The facts it follows, stored in airdropd's database beside the fund's."""
-        ...
-
-    async def advance(self, height: int) -> None:
-        """Take into account what was stored up to `height`. Raises DuxError; it is called again then."""
-        ...
-
-    def methods(self) -> Iterable[object]:
-        """`param.* proposal.* network.*`."""
-        ...
-
-    def notes(self) -> list[str]:
-        """What is not as it should be, a sentence each."""
-        ...
-
-
 # --- eligibility -----------------------------------------------------------------------------------------------------
 
 
@@ -97,6 +74,10 @@ class Eligible:
     """SHA-256 of all keys, ascending."""
     keys: tuple[bytes, ...]
     """Compressed public keys, ascending; empty where only the total was asked for."""
+    share: int = MAX_MONEY
+    """The largest share that all of them can have."""
+    full: bool = True
+    """The cap on shares holds nothing back."""
 
 
 class EligibleAt(Protocol):
@@ -173,7 +154,7 @@ class Registryd:
     async def total(self, height: int) -> Eligible:
         """See EligibleAt."""
         page = await self._page(height, None, 0)
-        return Eligible(height, page.total, page.digest, ())
+        return Eligible(height, page.total, page.digest, (), page.share, page.full)
 
     async def keys(self, height: int) -> Eligible:
         """See EligibleAt. Raises EligibilityDiffers when the pages don't fit together."""
@@ -190,7 +171,7 @@ class Registryd:
         digest = hashlib.sha256(b"".join(keys)).hexdigest()
         if digests != {digest} or keys != sorted(set(keys)):
             raise EligibilityDiffers(f"the keys that are eligible at block {height} changed while they were read")
-        return Eligible(height, len(keys), digest, tuple(keys))
+        return Eligible(height, len(keys), digest, tuple(keys), page.share, page.full)
 
     async def _page(self, height: int, after: str | None, limit: int) -> EligiblePage:
         params = {"height": height, "after": after, "limit": limit}

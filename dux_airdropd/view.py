@@ -38,6 +38,7 @@ LABELS = {
     "too-poor": "the fund holds less than it costs to move it to the new guardians",
     "below-threshold": "the fund holds less than the threshold",
     "nobody-eligible": "the fund holds enough, but no payout key is eligible",
+    "capped": "the cap on shares holds a part back; the next payout comes with the next tenth of the window",
     "shares-too-small": "with so many eligible keys each share would be below 0.01 FLOP",
     "ask-eligible": "the fund holds enough; the eligible keys are being counted",
 }

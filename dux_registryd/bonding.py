@@ -17,6 +17,7 @@ from duxcommon.coin.bond import bond_output
 from duxcommon.coin.notes import BondNote
 from duxcommon.coin.tx import parse_tx
 from duxcommon.db import Store
+from duxcommon.eligibility import Lock
 from duxcommon.errors import (
     Conflict,
     DaemonDown,
@@ -32,7 +33,6 @@ from duxcommon.money import DUST, format_flop
 from duxcommon.rpc import Client
 
 from .bondplan import LEAST, Due, Horizon, due, lasts
-from .eligibility import Lock
 from .work import Ledger, OwnBond
 
 DEEP = 200

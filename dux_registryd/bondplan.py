@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from duxcommon.eligibility import Lock
 from duxcommon.money import DUST
 from duxcommon.parameters import EPOCHS
-
-from .eligibility import Lock
 
 MARGIN_PCT = 10
 """A bond is so much larger than what is missing, so that a small rise of the price needs no second one."""

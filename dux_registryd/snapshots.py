@@ -4,15 +4,15 @@ import asyncio
 import hashlib
 from bisect import bisect_left, bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from duxcommon.api.airdropd import FundAt
 from duxcommon.api.registryd import EligibleKey, EligiblePage, Standing
+from duxcommon.eligibility import Demands, Score, Window, admitted, missing, qualifies
 from duxcommon.errors import RulesPending
 from duxcommon.rulekeeper import RuleKeeper
 
-from .eligibility import Demands, Score, Window, admitted, missing, qualifies
 from .work import Ledger
 
 SNAPSHOT_DEPTH = 60
@@ -25,7 +25,7 @@ _KEY = 33
 class Keys:
     """Payout keys in ascending order with the tax of each, packed."""
 
-    def __init__(self, scores: list[Score]) -> None:
+    def __init__(self, scores: Sequence[Score]) -> None:
         ordered = sorted(scores, key=lambda one: one.pubkey)
         self._joined = b"".join(one.pubkey for one in ordered)
         self._taxes = [one.tax for one in ordered]
@@ -61,6 +61,10 @@ class Snapshot:
     demands: Demands
     qualified: Keys
     eligible: Keys
+    share: int
+    """The largest share that all eligible keys can have."""
+    full: bool
+    """All qualified keys have an equal part."""
 
 
 _Name = tuple[Window, int, Demands, int]
@@ -139,7 +143,8 @@ class Snapshots:
         if state.generation != generation or state.height < window.height:
             return None
         qualified = [one for one in scores if qualifies(one, demands)]
-        return Snapshot(window, rules, demands, Keys(qualified), Keys(admitted(qualified, demands)))
+        found = admitted(qualified, demands)
+        return Snapshot(window, rules, demands, Keys(qualified), Keys(found.keys), found.share, found.full)
 
     async def page(self, asked: int | None, after: str | None, limit: int, *, qualified: bool) -> EligiblePage:
         """Eligible keys (or all qualified ones) of a snapshot, by key."""
@@ -151,6 +156,8 @@ class Snapshots:
             rules=snapshot.rules,
             total=len(snapshot.eligible),
             qualified=len(snapshot.qualified),
+            share=snapshot.share,
+            full=snapshot.full,
             digest=listed.digest,
             keys=keys,
             next=keys[-1].pubkey if keys and more else None,
@@ -167,7 +174,7 @@ class Snapshots:
             window,
             demands,
             locks=locks,
-            eligible=len(snapshot.eligible),
+            share=snapshot.share,
             capped=not eligible and qualifies(found, demands),
         )
         return Standing(

@@ -14,13 +14,12 @@ from duxcommon.api.airdropd import RuleBook
 from duxcommon.api.flopd import BondFact, BondPage, SettlementFact, SettlementPage
 from duxcommon.coin.settlement import RATE_GRACE, rates_for, tax_rate
 from duxcommon.db import Store
+from duxcommon.eligibility import Lock, Score, Window, Work, score
 from duxcommon.follow import MIGRATION as FOLLOW_TABLE
 from duxcommon.follow import Kind
 from duxcommon.money import DUST
 from duxcommon.parameters import EPOCHS
 from duxcommon.rulebook import Book
-
-from .eligibility import Lock, Score, Window, Work, score
 
 T = TypeVar("T")
 

@@ -227,6 +227,10 @@ class EligiblePage(Model):
     """Number of eligible keys."""
     qualified: int
     """Those that meet every condition but the cap on shares."""
+    share: Koinu
+    """The largest share that all eligible keys can have; 0 when there are none."""
+    full: bool
+    """All qualified keys have it and it is an equal division among them: the cap holds nothing back."""
     digest: Hash32
     """SHA-256 of all keys of the list (33 bytes each, ascending): two nodes that agree on it agree on all."""
     keys: list[EligibleKey]

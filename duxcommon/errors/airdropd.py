@@ -26,9 +26,7 @@ class NothingToSign(AirdropError):
 
 class TransactionDiffers(AirdropError):
     code = 6003
-    hint_default = (
-        "They see different chains or run different versions; compare `dux-ctl airdrop next` on both."
-    )
+    hint_default = "They see different chains or run different versions; compare `dux-ctl airdrop next` on both."
 
 
 class RoundUnknown(AirdropError):

@@ -57,7 +57,6 @@ PURE = (
     "dux_governance/timeline.py",
     "dux_registryd/bondplan.py",
     "dux_registryd/buckets.py",
-    "dux_registryd/eligibility.py",
     "dux_registryd/sealing.py",
     "dux_taskd/capacity.py",
     "dux_taskd/orders.py",

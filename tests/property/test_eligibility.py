@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dux_registryd.bondplan import LEAST, MARGIN_PCT, Due, Horizon, due, lasts
-from dux_registryd.eligibility import Demands, Lock, Score, Window, Work, admitted, covers, score
 from dux_registryd.work import MIGRATIONS, Ledger
 from duxcommon.api.airdropd import RuleBook
 from duxcommon.api.flopd import BondFact, Place, SettlementFact
 from duxcommon.coin.script import pubkey_of
 from duxcommon.db import Store
+from duxcommon.eligibility import Demands, Lock, Score, Window, Work, admitted, covers, score
 from duxcommon.money import COIN, DUST, tax
 from duxcommon.rulebook import Book, first_rules
 from tests.support.network import definition
@@ -29,30 +29,37 @@ KEYS = [pubkey_of(bytes([n]) * 32) for n in range(1, 5)]
 # --- the cap --------------------------------------------------------------------------------------------------------
 
 
-def brute_force(qualified: list[Score], demands: Demands) -> set[bytes]:
-    """Try every number of keys; the largest in which every single key may have its share."""
-    ranked = sorted(qualified, key=lambda one: (-one.tax, one.pubkey))
-    best: set[bytes] = set()
-    for count in range(1, len(ranked) + 1):
-        shares = demands.shares_paid + demands.spendable // count
-        if all(one.tax * demands.share_cap_pct // 100 >= shares for one in ranked[:count]):
-            best = {one.pubkey for one in ranked[:count]}
-    return best
+def brute_force(qualified: list[Score], demands: Demands) -> tuple[int, set[bytes]]:
+    """Try the equal part and every key's own room as the share of all who can have it; the one that pays most."""
+    if not qualified:
+        return 0, set()
+    equal = max(demands.spendable // len(qualified), DUST)
+    best: tuple[int, int] = (0, 0)
+    found: tuple[int, set[bytes]] = (0, set())
+    for share in {equal, *(demands.room(one.tax) for one in qualified)}:
+        keys = {one.pubkey for one in qualified if demands.room(one.tax) >= share}
+        if DUST <= share <= equal and (share * len(keys), len(keys)) > best:
+            best, found = (share * len(keys), len(keys)), (share, keys)
+    return found
 
 
-TAXES = st.lists(st.integers(1, 60), max_size=30)
+TAXES = st.lists(st.integers(1, 60 * DUST), max_size=30)
+AMOUNTS = st.integers(0, 2000 * DUST)
 
 
-@given(TAXES, st.integers(0, 2000), st.integers(0, 60), st.integers(100, 900), st.randoms(use_true_random=False))
-def test_the_cap_lets_in_as_many_as_it_can_and_nobody_too_many(
+@given(TAXES, AMOUNTS, st.integers(0, 60 * DUST), st.integers(100, 900), st.randoms(use_true_random=False))
+def test_the_share_pays_out_the_most_that_the_cap_allows_and_never_more_than_the_fund_holds(
     taxes: list[int], spendable: int, paid: int, cap: int, random: Any
 ) -> None:
     keys = [Score(bytes([2, n]) + b"\0" * 31, tax=tax, epochs=9, bond=1) for n, tax in enumerate(taxes)]
     demands = Demands(0, 0, 0, cap, shares_paid=paid, spendable=spendable)
-    found = {one.pubkey for one in admitted(keys, demands)}
-    assert found == brute_force(keys, demands)
+    found = admitted(keys, demands)
+    assert (found.share, {one.pubkey for one in found.keys}) == brute_force(keys, demands)
+    assert found.share * len(found.keys) <= max(spendable, len(keys) * DUST)
+    assert all(one.tax * cap // 100 >= paid + found.share for one in found.keys)
     random.shuffle(keys)
-    assert {one.pubkey for one in admitted(keys, demands)} == found
+    again = admitted(keys, demands)
+    assert (again.share, set(again.keys)) == (found.share, set(found.keys))
 
 
 # --- the database says what the definition says ---------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dux_registryd.eligibility import (
+from duxcommon.api.registryd import Missing
+from duxcommon.eligibility import (
     Demands,
     Lock,
     Score,
@@ -15,7 +16,6 @@ from dux_registryd.eligibility import (
     qualifies,
     score,
 )  # fmt: skip
-from duxcommon.api.registryd import Missing
 from duxcommon.money import COIN, DUST
 
 WINDOW = Window(height=200, blocks=100)
@@ -35,8 +35,10 @@ def verdict(work: list[Work], locks: list[Lock], demands: Demands = DEMANDS) -> 
 def lacks(work: list[Work], locks: list[Lock], demands: Demands = DEMANDS) -> list[Missing]:
     found = score(KEY, work, locks, WINDOW)
     qualified = qualifies(found, demands)
-    eligible = bool(qualified and admitted([found], demands))
-    result = missing(found, WINDOW, demands, locks=locks, eligible=int(eligible), capped=qualified and not eligible)
+    others = Score(b"\x03" * 33, tax=100 * COIN)
+    admission = admitted([found, others], demands) if qualified else admitted([others], demands)
+    eligible = found in admission.keys
+    result = missing(found, WINDOW, demands, locks=locks, share=admission.share, capped=qualified and not eligible)
     assert bool(result) != eligible
     return result
 
@@ -114,7 +116,7 @@ def test_three_bonds_of_one_key_add_up_and_make_one_share() -> None:
     assert verdict(GOOD_WORK, locks) == []
     assert verdict(GOOD_WORK, locks[:2]) == ["bond"]
     found = score(KEY, GOOD_WORK, locks, WINDOW)
-    assert [one.pubkey for one in admitted([found], DEMANDS)] == [KEY]
+    assert [one.pubkey for one in admitted([found], DEMANDS).keys] == [KEY]
 
 
 def test_a_bond_that_was_made_too_late_is_told_when_it_counts() -> None:
@@ -144,48 +146,74 @@ def test_a_bond_counts_for_a_snapshot_and_no_more_a_block_after_its_lock_allows(
 
 
 def scores(*taxes: int) -> list[Score]:
-    return [Score(b"\x02" + bytes([n]) * 32, tax=tax, epochs=3, bond=COIN) for n, tax in enumerate(taxes)]
+    """Taxes in units of DUST."""
+    return [Score(b"\x02" + bytes([n]) * 32, tax=tax * DUST, epochs=3, bond=COIN) for n, tax in enumerate(taxes)]
 
 
 def capped_at(spendable: int, shares_paid: int = 0) -> Demands:
-    return Demands(
-        min_tax_paid=1, epochs_needed=1, bond_price=1, share_cap_pct=400, shares_paid=shares_paid, spendable=spendable
-    )
+    """A cap of four times the tax; amounts in units of DUST."""
+    return Demands(1, 1, 1, share_cap_pct=400, shares_paid=shares_paid * DUST, spendable=spendable * DUST)
 
 
-def test_a_share_is_never_more_than_a_multiple_of_the_tax_that_the_key_paid() -> None:
-    assert len(admitted(scores(25), capped_at(100))) == 1
-    assert admitted(scores(24), capped_at(100)) == []
-    assert admitted(scores(25), capped_at(100, shares_paid=1)) == []
+def shares(taxes: list[int], demands: Demands) -> tuple[int, int, bool]:
+    """Share in units of DUST, number of keys, whether nothing is held back."""
+    found = admitted(scores(*taxes), demands)
+    return found.share // DUST, len(found.keys), found.full
 
 
-def test_a_key_that_one_alone_could_not_have_comes_in_when_there_are_many() -> None:
-    assert len(admitted(scores(*[5] * 5), capped_at(100))) == 5
-    assert admitted(scores(*[5] * 4), capped_at(100)) == []
+def test_where_the_cap_allows_it_all_qualified_keys_get_an_equal_part_of_everything() -> None:
+    assert shares([25], capped_at(100)) == (100, 1, True)
+    assert shares([5] * 5, capped_at(100)) == (20, 5, True)
+    assert shares([100, 5, 7], capped_at(60)) == (20, 3, True)
 
 
-def test_those_with_the_most_tax_come_in_first() -> None:
-    found = admitted(scores(1, 60, 55), capped_at(100))
-    assert sorted(one.tax for one in found) == [55, 60]
+def test_a_share_is_never_more_than_a_multiple_of_the_tax_that_each_key_paid() -> None:
+    assert shares([24], capped_at(100)) == (96, 1, False)
+    assert shares([25], capped_at(100, shares_paid=1)) == (99, 1, False)
+    assert shares([1, 1, 1], capped_at(100)) == (4, 3, False)
+    assert shares([1], capped_at(100, shares_paid=4)) == (0, 0, False)
 
 
-def test_of_keys_with_the_same_tax_the_smaller_one_comes_first_whatever_the_order_of_the_facts() -> None:
-    five = scores(5, 5, 5, 5, 5)
+def test_one_key_never_gets_more_for_others_being_kept_out() -> None:
+    # An equal part is 100/4; that three keys can't have it brings the fourth nothing.
+    assert shares([1000, 1, 1, 1], capped_at(100)) == (25, 1, False)
+
+
+def test_a_few_keys_that_paid_little_do_not_hold_down_the_share_of_the_many() -> None:
+    assert shares([1, 25, 25, 25, 25, 25], capped_at(60)) == (10, 5, False)
+
+
+def test_of_two_shares_that_pay_out_the_same_the_one_that_more_keys_get_is_taken() -> None:
+    # 16 for one key or 8 for two.
+    assert shares([2, 4], capped_at(100)) == (8, 2, False)
+
+
+def test_a_fund_that_can_not_be_paid_out_whole_pays_what_it_can() -> None:
+    assert shares([5] * 20, capped_at(1_000_000)) == (20, 20, False)
+
+
+def test_with_an_empty_fund_a_key_is_told_whether_it_could_have_a_share() -> None:
+    assert shares([1, 1], capped_at(0)) == (1, 2, True)
+    assert shares([1, 1], capped_at(0, shares_paid=4)) == (0, 0, False)
+
+
+def test_the_order_of_the_facts_is_irrelevant() -> None:
+    five = scores(5, 9, 5, 7, 5)
     assert admitted(five[::-1], capped_at(100)) == admitted(five, capped_at(100))
 
 
 def test_who_is_kept_out_by_the_cap_is_told_how_much_tax_would_do() -> None:
-    (lack,) = lacks(GOOD_WORK, [GOOD_BOND], Demands(10 * DUST, 3, COIN, 400, COIN, 100 * COIN))
+    # The other key has so much tax that 50 FLOP for one is more than what the cap leaves to both.
+    demands = Demands(10 * DUST, 3, COIN, 400, COIN // 4, 100 * COIN)
+    (lack,) = lacks(GOOD_WORK, [GOOD_BOND], demands)
     assert lack.condition == "cap"
-    assert lack.need == (101 * COIN) // 4
+    assert lack.need == (50 * COIN + COIN // 4) // 4
     better = [*GOOD_WORK, Work(190, lack.need - 10 * DUST)]
-    assert verdict(better, [GOOD_BOND], Demands(10 * DUST, 3, COIN, 400, COIN, 100 * COIN)) == []
-    almost = [*GOOD_WORK, Work(190, lack.need - 10 * DUST - 1)]
-    assert verdict(almost, [GOOD_BOND], Demands(10 * DUST, 3, COIN, 400, COIN, 100 * COIN)) == ["cap"]
+    assert verdict(better, [GOOD_BOND], demands) == []
 
 
 def test_without_any_qualified_key_nobody_is_eligible() -> None:
-    assert admitted([], capped_at(100)) == []
+    assert shares([], capped_at(100)) == (0, 0, False)
 
 
 def test_everything_that_is_missing_is_named_at_once() -> None:

@@ -1,10 +1,11 @@
 """What the next transaction of the fund is: the order of the cases, and what can't be provoked by sending it coins."""
 
 import pytest
-from fund_kit import FIVE, OTHERS, Guardians, Spending, planned, snapshot
+from fund_kit import FIVE, OTHERS, Guardians, Spending, planned, snapshot, some_keys
 
-from dux_airdropd.costs import BASE_FEE, input_fee, paying_room, worth_spending
-from dux_airdropd.plan import STEP, Plan, Waiting, available, decide, first_snapshot, turn
+from dux_airdropd.costs import BASE_FEE, input_fee, outputs_fee, paying_room, worth_spending
+from dux_airdropd.manifest import digest_of, write
+from dux_airdropd.plan import STEP, Decision, Plan, Waiting, available, decide, first_snapshot, turn
 from duxcommon.coin.multisig import MAX_STANDARD_SIZE
 from duxcommon.money import COIN, DUST
 
@@ -55,6 +56,26 @@ def test_shares_below_dust_are_never_paid_the_fund_waits_until_it_holds_more() -
     assert decision.why == "shares-too-small"
     assert 100 * COIN < decision.needed < 110 * COIN
     assert planned(snapshot([110 * COIN]), 10_000).recipients == 10_000
+
+
+def test_what_the_cap_on_shares_holds_back_stays_in_the_fund() -> None:
+    view = snapshot([101 * COIN])
+    plan = decide(view, 10, limit=2 * COIN, full=True)
+    assert isinstance(plan, Plan)
+    assert plan.limit == 2 * COIN
+    assert plan.recipients == 10
+
+
+def test_a_round_that_the_cap_makes_small_happens_once_in_a_tenth_of_a_window() -> None:
+    def at(height: int, last: int) -> Plan | Waiting:
+        view = snapshot([101 * COIN], height=height, last_payout=last, parameters={"window_blocks": 1000})
+        return decide(view, 10, limit=2 * COIN, full=False)
+
+    assert why(at(1090, 1001)) == "capped"
+    assert isinstance(at(1100, 1099), Plan)
+    assert isinstance(at(1090, 999), Plan)
+    full = snapshot([101 * COIN], height=1090, last_payout=1001, parameters={"window_blocks": 1000})
+    assert isinstance(decide(full, 10, limit=11 * COIN, full=True), Plan)
 
 
 def test_one_eligible_key_gets_everything() -> None:
@@ -173,3 +194,24 @@ def test_the_lead_goes_round_every_ten_blocks() -> None:
     assert leaders == [4, 0, 1, 2, 3, 4, 0]
     assert turn(4, 1060, 1069, 5) == 4
     assert turn(4, 1060, 1050, 5) == 4
+
+
+def test_what_the_cap_holds_back_waits_for_the_next_tenth_of_a_window_and_no_longer() -> None:
+    def at(height: int, last_payout: int, *, full: bool = False) -> Decision:
+        rules = {"window_blocks": 200}
+        view = snapshot([101 * COIN], height=height, last_payout=last_payout, parameters=rules)
+        return decide(view, 5, limit=COIN, full=full)
+
+    assert why(at(1010, 1001)) == "capped"
+    assert isinstance(at(1000, 981), Plan)
+    assert isinstance(at(1020, 1001), Plan)
+    assert isinstance(at(1010, 1001, full=True), Plan)
+
+
+def test_a_payout_gives_nobody_more_than_the_cap_allows_and_keeps_the_rest_in_the_fund() -> None:
+    view = snapshot([101 * COIN])
+    plan = decide(view, 5, limit=COIN, full=False)
+    assert isinstance(plan, Plan)
+    manifest = write("ab" * 32, plan, digest_of(some_keys(5)), FIVE.redeem)
+    assert (manifest.share, manifest.paid) == (COIN, 5 * COIN)
+    assert manifest.anchor == DUST + plan.available - outputs_fee(5, FIVE.redeem) - 5 * COIN
