@@ -31,7 +31,9 @@ FOREIGN = re.compile(r"/work/(main|shared|\.)|/root/\.|files\.pythonhosted|pypi\
 UNFINISHED = re.compile(r"\b(TODO|FIXME|XXX|HACK|NotImplemented(Error)?)\b")
 
 PURE = (
+    "duxcommon/coin/bond.py",
     "duxcommon/coin/multisig.py",
+    "duxcommon/coin/notes.py",
     "duxcommon/coin/params.py",
     "duxcommon/coin/script.py",
     "duxcommon/coin/settlement.py",
