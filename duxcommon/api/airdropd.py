@@ -211,7 +211,7 @@ class Trouble(Model):
     """The guardian whom it concerns; null where it concerns none."""
     pubkey: PubKey | None
     what: Literal[
-        "waits", "depth", "rules", "eligibility", "locked", "silent", "behind", "differs", "false-signatures", "refuses"
+        "waits", "depth", "eligibility", "locked", "silent", "behind", "differs", "false-signatures", "refuses"
     ]
     text: str
 

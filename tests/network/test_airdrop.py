@@ -39,7 +39,9 @@ def net() -> Iterator[TestNet]:
         for node in (*PROVIDERS, BUYER):
             net.fund(node, 50)
         for node in PROVIDERS:
-            net.call(node, "node.bond", {"key": net.key()})
+            order = {"key": net.key()}
+            # airdropd may still be reading the chain.
+            wait_until(lambda node=node, order=order: net.call(node, "node.bond", order), ROUND_S, f"{node}'s order")
             net.publish(node, APPS / "hello-words")
         for node in PROVIDERS:
             wait_until(lambda node=node: _bonded(net, node), ROUND_S, f"the bond of {node}")

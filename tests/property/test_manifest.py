@@ -11,7 +11,7 @@ from dux_airdropd.manifest import digest_of, read_batch, read_share, transaction
 from dux_airdropd.plan import Plan, Snapshot, Waiting, decide
 from duxcommon.coin.multisig import MAX_STANDARD_SIZE, signed_size
 from duxcommon.coin.tx import KOINU_PER_BYTE, serialize_tx
-from duxcommon.money import COIN, DUST
+from duxcommon.money import COIN, DUST, MAX_MONEY
 
 REDEEMS = {FIVE.script: FIVE.redeem, OTHERS.script: OTHERS.redeem}
 KEYS = some_keys(2500)
@@ -49,7 +49,9 @@ def check_sums(plan: Plan) -> None:
     assert manifest.anchor >= DUST
     if plan.kind == "payout":
         assert manifest.share >= DUST
-        assert manifest.anchor < DUST + plan.recipients
+        assert manifest.share <= plan.limit
+        if manifest.share < plan.limit:
+            assert manifest.anchor < DUST + plan.recipients
         shares = [amount - batch_fee(n, OTHERS.redeem) for n, amount in _batches(manifest.batches, plan.recipients)]
         assert not shares or sum(shares) == manifest.share * plan.recipients
         assert all(amount >= DUST for amount in manifest.batches)
@@ -64,9 +66,9 @@ def _batches(amounts: tuple[int, ...], count: int) -> list[tuple[int, int]]:
 
 
 @settings(max_examples=200, deadline=None)
-@given(funds, recipients)
-def test_the_money_adds_up_and_no_output_is_dust(view: Snapshot, eligible: int) -> None:
-    decision = decide(view, eligible)
+@given(funds, recipients, st.one_of(st.just(MAX_MONEY), st.integers(DUST, 10**10)))
+def test_the_money_adds_up_and_no_output_is_dust(view: Snapshot, eligible: int, limit: int) -> None:
+    decision = decide(view, eligible, limit=limit)
     if isinstance(decision, Plan):
         assert decision.inputs[0] == view.anchor
         assert len(set(decision.inputs)) == len(decision.inputs) <= 200

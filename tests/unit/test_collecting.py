@@ -445,7 +445,7 @@ class Pages:
 
 def page(keys: list[bytes], digest: str, following: bytes | None) -> EligiblePage:
     return EligiblePage(
-        height=110, rules=0, total=3, qualified=3, digest=digest,
+        height=110, rules=0, total=3, qualified=3, share=COIN, full=True, digest=digest,
         keys=[EligibleKey(pubkey=key.hex(), tax=DUST) for key in keys], next=following.hex() if following else None,
     )  # fmt: skip
 

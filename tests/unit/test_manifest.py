@@ -17,7 +17,7 @@ from dux_airdropd.manifest import (
     transaction,
     write,
 )
-from dux_airdropd.plan import FundCoin, Plan
+from dux_airdropd.plan import FundCoin, Plan, decide
 from duxcommon.coin import multisig
 from duxcommon.coin.notes import BatchNote, FundNote, decode
 from duxcommon.coin.script import op_return_data, p2pkh_script, p2sh_script
@@ -122,6 +122,18 @@ def test_share_and_number_of_recipients_can_be_read_from_the_chain_alone(count: 
     assert read_batch(manifest.batches[0] + 1, FIVE.redeem, share) is None
     assert read_batch(1, FIVE.redeem, share) is None
     assert read_share(1, FIVE.redeem) == 0
+
+
+def test_no_share_is_above_the_cap_and_the_rest_is_in_the_next_anchor() -> None:
+    keys = some_keys(3)
+    view = snapshot([101 * COIN])
+    plan = decide(view, 3, limit=5 * COIN)
+    assert isinstance(plan, Plan)
+    manifest = write(NETWORK, plan, digest_of(keys), FIVE.redeem)
+    assert manifest.share == 5 * COIN
+    unsigned = transaction(manifest, keys, REDEEMS)
+    fee = signed_by(unsigned, FIVE.keys[:3])
+    assert manifest.anchor == 101 * COIN + DUST - 15 * COIN - fee
 
 
 def test_batches_hold_every_key_once() -> None:
