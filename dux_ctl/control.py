@@ -12,7 +12,7 @@ from typing import Any
 from duxcommon.blocking import BlockingClient
 from duxcommon.errors import DuxError
 
-from . import catalogue, render
+from . import catalogue, render, screens
 from .printable import PrintableClient
 
 DAEMONS = ("flopd", "escrowd", "taskd", "registryd", "airdropd", "sandbox")
@@ -70,8 +70,14 @@ class Control:
         print(json.dumps(value, indent=2, ensure_ascii=False) if self.as_json else human())
 
     def emit_reply(self, method: str, value: dict[str, Any]) -> None:
-        """Print the reply of a method by its schema."""
-        self.emit(value, lambda: render.reply(value, catalogue.load()["methods"][method]["reply"]))
+        """Print the reply of a method: drawn by hand where `screens` knows it, else by its schema."""
+
+        def text() -> str:
+            if (screen := screens.find(method)) is not None:
+                return screens.draw(method, screen, value, self)
+            return render.reply(value, catalogue.load()["methods"][method]["reply"])
+
+        self.emit(value, text)
 
     def fail(self, value: dict[str, Any], text: str, error: DuxError) -> None:
         """Print `value` as JSON where that was asked for, otherwise what went wrong and the hint, as errors."""

@@ -15,7 +15,7 @@ INTERRUPTED = 130
 
 MEANINGS = {
     OK: "done",
-    FAILED: "the daemon refused or failed; the message says why",
+    FAILED: "the daemon refused or failed, or `verify` found a difference; the message says which",
     USAGE: "the command line is wrong",
     NOT_ALLOWED: "you are not in the group that may do this, or the wallet is locked",
     UNAVAILABLE: "a daemon, the chain or a node can't be reached now; trying again can help",

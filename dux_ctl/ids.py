@@ -19,6 +19,11 @@ def is_short(text: str) -> bool:
     return _SHORT.fullmatch(text.removesuffix("…")) is not None
 
 
+def is_id(text: str) -> bool:
+    """Whether `text` is an id or the beginning of one."""
+    return is_short(text) or re.fullmatch(rf"[0-9a-f]{{{LENGTH}}}", text) is not None
+
+
 def node(control: Control, text: str) -> str:
     """The id of the one known node that begins so; a whole id stays as it is. Raises NotFound, InvalidParams."""
     if len(text) == LENGTH:
@@ -65,6 +70,11 @@ def payment(control: Control, text: str) -> str:
     return _listed(control, "payment", text, LENGTH // 2)
 
 
+def proposal(control: Control, text: str) -> str:
+    """Like `node`, among the proposals of the network."""
+    return _listed(control, "proposal", text, LENGTH)
+
+
 def _listed(control: Control, kind: str, text: str, length: int) -> str:
     digits = text.removesuffix("…")
     if len(digits) == length:
@@ -93,7 +103,7 @@ def _one(found: list[str], kind: str, which: str) -> str:
     return found[0]
 
 
-_KINDS = {"channel": channel, "task": task, "payment": payment}
+_KINDS = {"channel": channel, "task": task, "payment": payment, "proposal": proposal}
 
 
 def complete(method: str, params: dict[str, Any], control: Control) -> dict[str, Any]:

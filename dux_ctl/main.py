@@ -2,6 +2,7 @@
 """`dux-ctl`: every declared method as a subcommand, and verbs of its own over several daemons."""
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +27,7 @@ examples:
 """
 OWN = {
     "status": "show how this node is, all daemons at once",
-    "why": "explain a task, payment, channel, app, node, daemon or error",
+    "why": "explain a task, payment, channel, app, node, proposal, payout key, daemon, error, or the airdrop",
     "audit": "prove that chain, channels, payments and books agree to the koinu",
     "completion": "print what makes the shell complete dux-ctl's words: `eval` it",
 }
@@ -36,6 +37,8 @@ OWN_EXAMPLES = {
     "audit": "dux-ctl audit",
     "completion": "dux-ctl completion bash",
 }
+OWN_VERBS = {"app": "apps", "task": "tasks", "airdrop": "airdrops", "param": "params", "proposal": "proposals"}
+"""Namespaces with verbs that take more than a call → the module that adds them."""
 NAMESPACES = {
     "app": "the store: publish, search and show apps; init and test for sellers",
     "wallet": "balance, addresses, sending, history, unlock",
@@ -53,6 +56,9 @@ NAMESPACES = {
     "directory": "the shared directory of signed records",
     "blob": "payloads by their hash",
     "fund": "the community fund",
+    "airdrop": "the fund's rounds: what is next, who has a share, what one costs, verifying them",
+    "param": "the voted parameters: in force, history, verifying them",
+    "proposal": "changes of the rules: propose, vote, see what one would have done",
     "network": "the network that this node is on",
     "daemon": "a daemon itself",
     "rpc": "descriptions of the daemons' methods",
@@ -102,7 +108,7 @@ def _add_own(name: str, parser: argparse.ArgumentParser) -> None:
     elif name == "why":
         from .why import run as why
 
-        parser.add_argument("what", help="an id, a name, or an error's name or code")
+        parser.add_argument("what", help="an id, a name, a payout key, an error's name or code, or airdrop")
         parser.set_defaults(run=why)
     elif name == "audit":
         from .audit import run as audit
@@ -117,15 +123,9 @@ def _add_own(name: str, parser: argparse.ArgumentParser) -> None:
 
 def _add_namespace(name: str, methods: list[str], parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    own = set()
-    if name == "app":
-        from .apps import register as register_apps
-
-        own = register_apps(verbs)
-    elif name == "task":
-        from .tasks import register as register_tasks
-
-        own = register_tasks(verbs)
+    own: set[str] = set()
+    if name in OWN_VERBS:
+        own = importlib.import_module(f".{OWN_VERBS[name]}", __package__).register(verbs)
     elif name == "provider":
         resume = verbs.add_parser(
             "resume",

@@ -7,7 +7,7 @@ from typing import Any
 from duxcommon.errors import DuxError
 from duxcommon.money import format_flop
 
-from . import exits, render
+from . import exits, render, screens_fund
 from .control import DAEMONS, Control
 
 ENDED = ("CLOSED", "REFUNDED", "CONFLICTED", "ABANDONED")
@@ -37,6 +37,7 @@ def collect(control: Control) -> dict[str, Any]:
         "keys": _ask(control, "wallet.status"),
         "channels": _ask(control, "channel.list", {"limit": 200}),
         "provider": _ask(control, "provider.limits"),
+        "fund": _ask(control, "fund.status"),
     }
 
 
@@ -81,6 +82,9 @@ def text(found: dict[str, Any], run_dir: Path) -> str:
         + (", paused" if provider.get("paused") else "")
     )  # fmt: skip
     lines.append("lending      " + _line(provider, sells))
+    fund = found["fund"]
+    lines.append("fund         " + (_line(fund, "") if "error" in fund else screens_fund.progress(fund)))
+    lines.append("rules        " + _rules(found["daemons"]))
     lines.append("")
     for name, status in found["daemons"].items():
         if "error" in status:
@@ -102,6 +106,18 @@ def text(found: dict[str, Any], run_dir: Path) -> str:
     elif down:
         lines += ["", f"Start what is down: systemctl start {' '.join(down)}"]
     return "\n".join(lines)
+
+
+def _rules(daemons: dict[str, Any]) -> str:
+    """The version that each daemon uses; they should be one."""
+    used = {name: status.get("rules") for name, status in daemons.items() if status.get("rules") is not None}
+    versions = sorted(set(used.values()))
+    if not versions:
+        return "unknown"
+    if len(versions) == 1:
+        return f"version {versions[0]}"
+    parts = [f"{', '.join(n for n, v in used.items() if v == version)} use {version}" for version in versions]
+    return "; ".join(parts) + " (one of them is still reading the chain)"
 
 
 def _channels(channels: list[dict[str, Any]]) -> str:

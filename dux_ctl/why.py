@@ -8,12 +8,13 @@ from typing import Any
 from duxcommon.errors import BY_CODE, BY_NAME, DuxError, NotFound
 from duxcommon.money import format_flop
 
-from . import exits, ids
+from . import exits, ids, screens, screens_fund, screens_share, screens_votes
 from .control import DAEMONS, Control
 from .status import ENDED
 
 _Ask = Callable[[str, Control], list[str]]
 _HEX = re.compile(r"^[0-9a-f]+$")
+_PUBKEY = re.compile(r"^0[23][0-9a-f]{64}$")
 _CHANNEL = {
     "NEW": "it has not been funded yet",
     "FUND_BUILT": "its deposit is built and will be sent",
@@ -124,28 +125,75 @@ def _app(what: str, control: Control) -> list[str]:
     return lines if usable else [*lines, "No node that serves it can take a task now."]
 
 
+def _airdrop(control: Control) -> list[str]:
+    """Why the fund does not pay at this moment."""
+    coming, why = control.call("airdrop.next"), control.call("airdrop.why")
+    lines = [f"The fund holds {screens_fund.progress(coming)}.", f"It waits for: {coming['waits_for']}"]
+    work = coming["work"]
+    if work:
+        lines.append(
+            f"Round {work['sequence']} {screens_fund.KINDS[work['kind']]} as of block {work['snapshot']}; "
+            f"{screens_fund.STATES[work['state']]}."
+        )
+        lines += screens_fund.why_lines(why)
+    else:
+        lines += [one["text"] for one in why["troubles"] if one["text"] != coming["waits_for"]]
+    return [*lines, "Whether this node has a share: `dux-ctl airdrop eligible`."]
+
+
+def _proposal(what: str, control: Control) -> list[str]:
+    found = control.call("proposal.show", {"id": what})
+    one = found["proposal"]
+    lines = [
+        f"Proposal{' “' + one['title'] + '”' if one['title'] else ''}: {one['effect']}",
+        f"It is {one['state']}: {screens_votes.STATES[one['state']]}.",
+        one["why"],
+    ]
+    if one["tally"]:
+        lines += [f"{line}." for line in screens_votes.tally(one["tally"]).splitlines()]
+    return [*lines, f"Your vote: {screens_votes.own_vote(found['vote'], one)}."]
+
+
+def _payout_key(what: str, control: Control) -> list[str]:
+    found = control.call("node.standing", {"pubkey": what})
+    has = "has a share" if found["eligible"] else "has no share"
+    lines = [
+        f"Payout key {what[:12]}… {has} of the community fund as of block {found['height']}.",
+        f"Its work paid {format_flop(found['tax'])} FLOP of tax in {screens.count(found['epochs'], 'tenth')} of the "
+        f"window; {format_flop(found['bond'])} of {format_flop(found['bond_needed'])} FLOP are locked as its bond.",
+    ]
+    for _, text in screens_share.missing(found):
+        lines.append(f"Missing: {text.replace(chr(10), '; ')}")
+    return lines
+
+
 def explain(what: str, control: Control) -> list[str]:
     """Sentences about `what`. Raises NotFound when nothing has that name."""
     if (lines := _error(what)) is not None:
         return lines
     if (lines := _daemon(what, control)) is not None:
         return lines
+    if what in ("airdrop", "fund"):
+        return _airdrop(control)
     asks: list[_Ask]
-    if len(what) == 32 and _HEX.match(what):
+    if _PUBKEY.match(what):
+        asks = [_payout_key]
+    elif len(what) == 32 and _HEX.match(what):
         asks = [_task, _payment]
     elif len(what) == 64 and _HEX.match(what):
-        asks = [_channel, _node, _app]
+        asks = [_channel, _node, _app, _proposal]
     elif ids.is_short(what):
         asks = [
             lambda short, ctl: _channel(ids.channel(ctl, short), ctl),
             lambda short, ctl: _node(ids.node(ctl, short), ctl),
             lambda short, ctl: _task(ids.task(ctl, short), ctl),
             lambda short, ctl: _payment(ids.payment(ctl, short), ctl),
+            lambda short, ctl: _proposal(ids.proposal(ctl, short), ctl),
             _app,
         ]
     else:
         asks = [lambda name, ctl: _node(ids.named_node(ctl, name), ctl), _app]
-    hint = "Give an id, the name of an app, a node or a daemon, or an error's name or code."
+    hint = "Give an id, a payout key, the name of an app, a node or a daemon, an error's name or code, or `airdrop`."
     for ask in asks:
         try:
             return ask(what, control)

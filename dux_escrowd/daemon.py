@@ -109,4 +109,4 @@ class EscrowDaemon(Daemon):
 
     def rules_version(self) -> int | None:
         tip, book = self.services.desk.tip, self.rules.book
-        return None if tip is None else book.at(min(tip + 1, book.known_to)).version
+        return None if tip is None else book.at(min(tip, book.known_to)).version

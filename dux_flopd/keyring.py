@@ -18,7 +18,7 @@ from duxcommon.money import format_flop
 from . import outputs
 from .core import Core
 from .funding import MAX_FEE, Proof
-from .keystore import GUARDIAN_PATH, PAYOUT_PATH, KeyPair, Keystore, caller_path
+from .keystore import ARBITER_PATH, GUARDIAN_PATH, PAYOUT_PATH, KeyPair, Keystore, caller_path
 
 LABEL = "dux"
 """Label of our keys in Core's wallet."""
@@ -111,6 +111,11 @@ class Keyring:
         """The key as a guardian of the community fund, with its private key. Raises WalletLocked, KeystoreMissing."""
         self.check_unlocked()
         return self.keystore.key(GUARDIAN_PATH)
+
+    def arbiter(self) -> KeyInfo:
+        """The key as an arbiter. Raises WalletLocked, KeystoreMissing."""
+        self.check_unlocked()
+        return self.info(self.keystore.key(ARBITER_PATH).pubkey)
 
     async def new(self, owner: int, ref: str) -> KeyInfo:
         """The key that this caller has under this name, made at the first call and imported into Core's wallet.

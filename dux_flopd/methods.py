@@ -218,10 +218,15 @@ class KeyMethods:
         """Tell the key that the calling daemon has under a name; it is made at the first call."""
         return await self._daemon.keyring.new(caller.uid, ref)
 
-    @method("key.guardian", access="daemon", errors=(WalletLocked, KeystoreMissing))
+    @method("key.guardian", access="read", errors=(WalletLocked, KeystoreMissing))
     async def guardian(self) -> KeyInfo:
-        """Tell the node's key as a guardian of the community fund."""
+        """Tell the node's key as a guardian of the community fund; a proposal that makes it one names this key."""
         return self._daemon.guardian.key()
+
+    @method("key.arbiter", access="read", errors=(WalletLocked, KeystoreMissing))
+    async def arbiter(self) -> KeyInfo:
+        """Tell the node's key as an arbiter; a proposal that makes it one names this key."""
+        return self._daemon.keyring.arbiter()
 
     @method("key.approve", access="daemon", errors=(WalletLocked, KeystoreMissing), example={"proposal": "0" * 64})
     async def approve(self, proposal: Hash32, caller: Caller) -> Approval:

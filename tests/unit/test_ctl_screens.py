@@ -71,6 +71,7 @@ def well(**changes: Any) -> dict[str, Any]:
         "keys": part(locked=False),
         "channels": part(channels=[{"state": state} for state in ("OPEN", "CLOSED", "CONFLICTED", "ABANDONED")]),
         "provider": part(running=0, queued=0, tasks=2, sandbox="ok", paused=False),
+        "fund": part(spendable=0, threshold=100, missing=100),
     }
     return {**found, **changes}
 
