@@ -113,6 +113,11 @@ def reckon(past: Past, rules_at: RulesAt, low: int, high: int, *, tax_bps: int |
         if share < money.DUST:
             earliest = height + max(SNAPSHOT_EVERY, parameters.window_blocks // 100)
             continue
+        epoch = parameters.window_blocks // EPOCHS
+        if not found.full and shares and height // epoch == shares[-1][0] // epoch:
+            # Where the cap holds a part back, there is one payout in each tenth of a window at most.
+            earliest = (height // epoch + 1) * epoch
+            continue
         course.rounds.append(Round(height, since, count, share, share * count))
         course.keys.update(one.pubkey for one in found.keys)
         confirmed = height + DEPTH + 1

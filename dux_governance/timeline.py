@@ -175,6 +175,7 @@ class _Reader:
 
     def __init__(self, network: NetworkDefinition, censuses: Mapping[Asked, Census]) -> None:
         self._network = network
+        self._id = network.id
         self._censuses = censuses
         self._items: dict[str, Item] = {}
         self._prefixes: dict[bytes, set[str]] = {}
@@ -188,6 +189,8 @@ class _Reader:
         """Where proposals would be in force that count only if the same one before them turns out not to."""
         self._book: Book | None = None
         """As known in block `_at`."""
+        self._payable: tuple[str, ...] = ()
+        """The fund scripts that count in that block."""
         self._at = -1
         self._stopped: int | None = None
 
@@ -196,8 +199,10 @@ class _Reader:
     def _known(self, height: int) -> Book:
         """The book as it is known with the chain read up to a height."""
         if self._book is None or self._at != height:
-            rules = RuleBook(network=self._network.id, rules=self._versions, known_to=self._known_to(height))
+            rules = RuleBook(network=self._id, rules=self._versions, known_to=self._known_to(height))
             self._book, self._at = Book(rules), height
+            at = min(height, rules.known_to)
+            self._payable = tuple(script.hex() for script in self._book.fund_scripts_at(at))
         return self._book
 
     def _take_over(self, item: Item) -> None:
@@ -236,7 +241,7 @@ class _Reader:
         if height > book.known_to:
             self._stopped = height - 1
             return False
-        if all(entry.paid.get(script.hex(), 0) < DUST for script in book.fund_scripts_at(height)):
+        if all(entry.paid.get(script, 0) < DUST for script in self._payable):
             return True
         match entry.note:
             case ProposalNote():
@@ -250,7 +255,7 @@ class _Reader:
         return True
 
     def _propose(self, entry: Entry, note: ProposalNote, rules: Rules) -> None:
-        ident = proposal_id(self._network.id, entry.data)
+        ident = proposal_id(self._id, entry.data)
         birth = entry.place[0]
         terms = tally.terms_of(note.change, rules, birth)
         first = self._items.get(ident)
@@ -290,7 +295,7 @@ class _Reader:
             if not item.terms.birth < entry.place[0] <= item.terms.deadline or not item.terms.approvals:
                 continue
             for key in item.terms.guardians - item.approvals:
-                if approves(note, self._network.id, item.id, bytes.fromhex(key)):
+                if approves(note, self._id, item.id, bytes.fromhex(key)):
                     item.approvals.add(key)
 
     # --- decisions ---------------------------------------------------------------------------------------------------

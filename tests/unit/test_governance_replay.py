@@ -111,6 +111,17 @@ def test_a_tighter_cap_holds_a_part_back() -> None:
     assert (total.paid_before, total.paid_after) == (10 * COIN, 6 * COIN)
 
 
+def test_what_the_cap_held_back_is_paid_in_another_tenth_of_the_window() -> None:
+    facts = past(work(510, ALICE, 60), work(515, BOB, 140))
+    rules = RULES.model_copy(update={"window_blocks": 400, "share_cap_pct": 100, "airdrop_threshold": 2 * COIN})
+    course = reckon(facts, lambda _: rules, 500, 660)
+    # The first round confirms at 571, in the tenth that ends before 600; Alice may have no more than her 3 FLOP.
+    assert [(one.height, one.eligible, one.share) for one in course.rounds] == [
+        (510, 1, 3 * COIN),
+        (600, 1, 3 * COIN + COIN // 2),
+    ]
+
+
 def test_a_key_without_a_bond_has_no_share() -> None:
     facts = past(work(510, ALICE, 60), work(515, CAROL, 140))
     course = reckon(facts, lambda _: RULES, 500, 560)
