@@ -32,7 +32,7 @@ from duxcommon.rpc import Server, collect, method, wire
 from duxcommon.rulebook import first_rules
 from tests.registryd_kit import until
 
-PARAMETERS = Parameters(window_blocks=40, min_tax_paid=2 * DUST, epochs_needed=2, bond_min=COIN)
+PARAMETERS = Parameters(window_blocks=40, min_tax_paid=2 * DUST, epochs_needed=2, share_cap_pct=400, bond_min=COIN)
 WINDOW = PARAMETERS.window_blocks
 BUYER, ARBITER = b"\x31" * 32, b"\x32" * 32
 FOR_EVER = 1_000_000

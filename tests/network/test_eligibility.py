@@ -71,6 +71,9 @@ def test_who_worked_and_locked_is_eligible_from_the_exact_block_on(made: World) 
         page = node.ask("node.eligible", height=first, limit=0)
         assert (page["total"], page["qualified"], page["keys"], page["next"]) == (1, 1, [], None)
         made.airdropd.spendable = 100 * COIN
+        page = node.ask("node.eligible", height=first)
+        assert (page["total"], page["share"], page["full"]) == (1, 10 * DUST * 4, False), "the cap, and the rest waits"
+        made.airdropd.shares_paid = 10 * DUST * 4
         assert lacks(node, KEY1, first) == ["cap"]
         assert listed(node, first) == []
         assert listed(node, first, who="qualified") == [KEY1]
