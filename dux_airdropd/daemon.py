@@ -90,7 +90,7 @@ class AirdropDaemon(Daemon):
         best = NO_BLOCK
         while True:
             try:
-                status = await self.flopd.wait(best, CHAIN_WAIT_S)
+                status = await self.flopd.wait(best, RETRY_S if self.rounds.again else CHAIN_WAIT_S)
                 reached = await self.catch_up(status.height)
                 self._trouble = ""
             except DuxError as error:

@@ -7,10 +7,11 @@ them can spend the anchor. A leader that dies is replaced as the chain grows.
 import asyncio
 import logging
 import sqlite3
+from typing import Literal
 
 from duxcommon.coin.tx import serialize_tx, txid_of
 from duxcommon.db import Store
-from duxcommon.errors import ChainMoved, DuxError, EligibilityDiffers, NotGuardian, RulesPending, WalletLocked
+from duxcommon.errors import DuxError, KeystoreMissing, NotGuardian, WalletLocked
 
 from . import events
 from .collecting import Collecting, finished
@@ -26,9 +27,6 @@ CREATE TABLE sent (
   unsigned TEXT PRIMARY KEY, sequence INTEGER NOT NULL, batch INTEGER, txid TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 """
-
-EARLY = (RulesPending, EligibilityDiffers, ChainMoved)
-"""This node has not read enough yet, or the chain moves under it; the next block mends it."""
 
 
 class Rounds:
@@ -53,19 +51,23 @@ class Rounds:
         self._leading: asyncio.Task[None] | None = None
         self.trouble = ""
         """Why this node does not do its part, for people; empty when it does."""
-        self.locked = False
-        """This node guards the fund and its wallet is locked."""
+        self.what: Literal["eligibility", "locked", "refuses"] = "eligibility"
+        """What sort of trouble it is: who is eligible can't be told, its wallet is locked, or flopd refuses to sign."""
+        self.again = False
+        """What is due could not be told or signed now; it is worth trying before the next block comes."""
 
     async def advance(self, tip: int) -> None:
         """Do what the block at `tip` asks for; asking the other guardians goes on in the background."""
         await self._log_deep(tip)
-        self.trouble, self.locked = "", False
+        self.trouble, self.again = "", False
         if not await self._signing.guards():
             return
         try:
             due = await self.due(tip)
-        except EARLY as error:
-            self.trouble = error.message
+        except DuxError as error:
+            # registryd is behind or away, or the chain moves under us.
+            self.trouble, self.again = f"what is due can't be told now: {error.message}", True
+            self.what = "eligibility"
             return
         self._collecting.forget({draft.txid: draft for draft in due})
         self._drafts.forget(due)
@@ -93,8 +95,10 @@ class Rounds:
             await self._collecting.own(draft)
         except NotGuardian:
             return False
-        except WalletLocked as error:
-            self.trouble, self.locked = f"this node guards the fund and can't sign: {error.message}", True
+        except DuxError as error:
+            self.trouble = f"this node guards the fund and can't sign: {error.message}"
+            self.what = "locked" if isinstance(error, WalletLocked | KeystoreMissing) else "refuses"
+            self.again = True
             return False
         return True
 

@@ -176,8 +176,8 @@ class View:
             node, answer = node_of(book, key), answers.get(key)
             mine = own is not None and own in (key, node)
             trouble = f"{answer.outcome}: {answer.text}" if answer and answer.outcome != "signed" else ""
-            if mine and self.rounds.locked:
-                trouble = self.rounds.trouble
+            if mine and self.rounds.trouble:
+                trouble = f"{self.rounds.what}: {self.rounds.trouble}"
             states.append(
                 GuardianState(
                     node=node,
@@ -265,8 +265,7 @@ class View:
             return WhyNotPaid(sequence=sequence, have=0, need=0, troubles=[waits])
         own: list[Trouble] = []
         if self.rounds.trouble:
-            kind: Literal["locked", "eligibility"] = "locked" if self.rounds.locked else "eligibility"
-            own.append(Trouble(node=None, pubkey=None, what=kind, text=self.rounds.trouble))
+            own.append(Trouble(node=None, pubkey=None, what=self.rounds.what, text=self.rounds.trouble))
         if not await self.signing.guards():
             text = "the guardians are signing; `dux-ctl airdrop why` on the node of one of them says who is missing"
             return WhyNotPaid(

@@ -47,11 +47,14 @@ class Electors:
         self.at: dict[int, list[bytes]] = {}
         self.counted: list[int] = []
         self.fetched: list[int] = []
+        self.trouble: Exception | None = None
 
     def _keys(self, height: int) -> list[bytes]:
         return self.at.get(height, self.default)
 
     async def total(self, height: int) -> Eligible:
+        if self.trouble is not None:
+            raise self.trouble
         self.counted.append(height)
         keys = self._keys(height)
         return Eligible(height, len(keys), digest_of(keys), ())

@@ -100,6 +100,16 @@ def wait_round(net: TestNet, sequence: int) -> Any:
     return net.call(BUYER, "airdrop.show", {"sequence": sequence})
 
 
+def computed(net: TestNet, node: str) -> str:
+    """Id of the transaction that a guardian computed, once it did."""
+
+    def found() -> Any:
+        work = net.call(node, "fund.status")["work"]
+        return work and work["unsigned"]
+
+    return str(wait_until(found, ROUND_S, f"{node} to compute the transaction"))
+
+
 def payout_addresses(net: TestNet) -> set[str]:
     return {net.call(node, "wallet.status")["payout_address"] for node in PROVIDERS}
 
@@ -173,14 +183,11 @@ def test_with_too_few_guardians_nothing_is_paid_and_why_names_those_who_are_sile
     net.stop(dead)
     try:
         mine_to(net, planned["signed_from"])
-        due = wait_until(
-            lambda: (work := net.call("alice", "fund.status")["work"]) and work["unsigned"] and work,
-            ROUND_S,
-            "alice to compute the transaction",
-        )
+        due = computed(net, "alice")
+        assert computed(net, "bob") == due
         with pytest.raises(TransactionDiffers):
             ask(net, "alice", "bob", "ab" * 32)
-        assert ask(net, "alice", "bob", due["unsigned"])["unsigned"] == due["unsigned"]
+        assert ask(net, "alice", "bob", due)["unsigned"] == due
         why = net.call("alice", "airdrop.why")
         assert (why["have"], why["need"]) == (2, 3)
         silent = {each["node"] for each in why["troubles"] if each["what"] == "silent"}

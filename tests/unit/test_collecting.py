@@ -21,6 +21,7 @@ from duxcommon.api.registryd import EligibleKey, EligiblePage
 from duxcommon.coin import multisig
 from duxcommon.coin.tx import parse_tx, serialize_tx, txid_of, with_script_sigs
 from duxcommon.errors import (
+    DaemonDown,
     EligibilityDiffers,
     NotGuardian,
     NothingToSign,
@@ -45,6 +46,7 @@ class Keys:
     def __init__(self, key: bytes) -> None:
         self.key = key
         self.locked = False
+        self.refuses = False
         self.signed = 0
         self.submitted: list[str] = []
 
@@ -56,6 +58,8 @@ class Keys:
     async def cosign(self, raw: str, prevouts: list[PrevOut]) -> Cosignature:
         if self.locked:
             raise WalletLocked("the wallet is locked")
+        if self.refuses:
+            raise SignRefused("the transaction would pay too large a fee")
         self.signed += 1
         redeems = [bytes.fromhex(each.redeem) for each in prevouts]
         made = multisig.sign(parse_tx(raw), redeems, self.key, FIVE.secrets.get(self.key, b"\x01" * 32))
@@ -410,8 +414,37 @@ def test_a_locked_guardian_tells_its_owner() -> None:
         one.flopd.locked = True
         await one.world.draft(DUE)
         await one.rounds.advance(DUE)
-        assert one.rounds.locked
+        assert one.rounds.what == "locked"
         assert "locked" in one.rounds.trouble
+
+    run(body)
+
+
+def test_what_flopd_refuses_to_sign_is_told_and_tried_again() -> None:
+    async def body(one: Guardian) -> None:
+        await one.world.draft(DUE)
+        one.flopd.refuses = True
+        await one.rounds.advance(DUE)
+        assert "fee" in one.rounds.trouble
+        assert (one.rounds.what, one.rounds.again) == ("refuses", True)
+        one.flopd.refuses = False
+        await one.rounds.advance(DUE)
+        assert (one.rounds.trouble, one.rounds.again) == ("", False)
+        assert one.flopd.signed == 1
+
+    run(body)
+
+
+def test_while_nobody_can_tell_who_is_eligible_the_guardian_waits_and_says_why() -> None:
+    async def body(one: Guardian) -> None:
+        await one.world.read_to(DUE)
+        one.world.electors.trouble = DaemonDown("can't reach dux-registryd")
+        await one.rounds.advance(DUE)
+        assert "registryd" in one.rounds.trouble
+        assert one.rounds.again
+        one.world.electors.trouble = None
+        await one.rounds.advance(DUE)
+        assert (one.rounds.trouble, one.flopd.signed) == ("", 1)
 
     run(body)
 
