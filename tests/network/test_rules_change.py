@@ -1,102 +1,48 @@
-"""The rules change while nodes buy and sell: real daemons on a real chain, and a rule book that a test writes.
+"""The rules change by a vote while nodes buy and sell: real daemons on a real chain."""
 
-`dux-airdropd` is replaced by a small server that tells that book: what is tried here is what the others make of it.
-"""
-
-import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dux_devnet.network import wait_until
-from duxcommon.api.airdropd import RuleBook, Rules
+from duxcommon.api.airdropd import RuleBook
 from duxcommon.coin import settlement
 from duxcommon.coin import tx as coin_tx
-from duxcommon.config import Access
 from duxcommon.errors import RulesPending
-from duxcommon.money import COIN
-from duxcommon.network import NetworkDefinition, load_network
-from duxcommon.parameters import Parameters, with_value
-from duxcommon.rpc import Server, collect, method
-from duxcommon.rulebook import Book, first_rules
+from duxcommon.money import COIN, DUST
+from duxcommon.parameters import Parameters
+from duxcommon.rulebook import Book
 from tests.support.devnet import APPS, TestNet, running_devnet
 
 PRICE = COIN // 2
 """Of apps/hello-words."""
 NEW_TAX = 450
+WINDOW = 300
+VOTED = Parameters(
+    window_blocks=WINDOW, epochs_needed=1, min_tax_paid=DUST, share_cap_pct=100_000, bond_multiple_pct=0, bond_min=COIN,
+    vote_blocks=100, time_lock_blocks=60,
+)  # fmt: skip
+WAIT_S = 60.0
 
 
-class Voted:
-    """What a node finds behind `airdropd.sock`."""
-
-    def __init__(self, book: RuleBook) -> None:
-        self.book = book
-
-    @method("param.rules", access="daemon")
-    async def rules(self) -> RuleBook:
-        """The rules."""
-        return self.book
+def height(net: TestNet) -> int:
+    return int(net.chain("getblockcount"))
 
 
-class Airdropds:
-    """The stand-ins of all nodes, in one thread."""
-
-    def __init__(self, sockets: list[Path], book: RuleBook) -> None:
-        self.voted = Voted(book)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._serve(sockets), self._loop).result(10)
-
-    async def _serve(self, sockets: list[Path]) -> None:
-        server = Server(collect([self.voted]), Access(), 100_000)
-        self._servers = [await asyncio.start_unix_server(server.serve_connection, path=str(one)) for one in sockets]
-
-    def close(self) -> None:
-        async def end() -> None:
-            for server in self._servers:
-                server.close()
-            for task in asyncio.all_tasks() - {asyncio.current_task()}:
-                task.cancel()
-
-        asyncio.run_coroutine_threadsafe(end(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+def mine_to(net: TestNet, target: int) -> None:
+    """Blocks up to a height at least, and every node knows the rules there."""
+    if (missing := target - height(net)) > 0:
+        net.mine(missing)
+    for node in net.layout.nodes:
+        wait_until(lambda node=node: knows(net, node, target), WAIT_S, f"{node} to know the rules at block {target}")
 
 
-def start_without_airdropd(net: TestNet) -> None:
-    net.start_chain()
-    net.mine(20)
-    net.start([name for node in net.layout.nodes for name in net.layout.daemons(node) if "airdropd" not in name])
-
-
-@contextmanager
-def ruled(book: RuleBook | None, net: TestNet) -> Iterator[Airdropds | None]:
-    """Stand-ins that tell `book`; None: nobody answers."""
-    sockets = [net.socket_path(node, "airdropd") for node in net.layout.nodes]
-    stand_ins = Airdropds(sockets, book) if book is not None else None
+def knows(net: TestNet, node: str, target: int) -> bool:
     try:
-        start_without_airdropd(net)
-        yield stand_ins
-    finally:
-        if stand_ins is not None:
-            stand_ins.close()
-
-
-def tax_falls_at(network: NetworkDefinition, height: int) -> RuleBook:
-    first = first_rules(network)
-    changes = {
-        "version": 1,
-        "from_height": height,
-        "proposal": "ab" * 32,
-        "parameters": with_value(first.parameters, "tax_bps", NEW_TAX),
-    }
-    second = Rules.model_validate({**first.model_dump(), **changes})
-    return RuleBook(network=network.id, rules=[first, second], known_to=10_000)
+        net.call(node, "node.eligible", {"height": target, "limit": 0})
+    except RulesPending:
+        return False
+    return bool(net.call(node, "param.list")["height"] >= target)
 
 
 def judged(net: TestNet, book: Book, channel: dict[str, Any]) -> settlement.Settlement:
@@ -131,48 +77,88 @@ def close(net: TestNet, channel: str) -> dict[str, Any]:
     return closed
 
 
-def versions(net: TestNet) -> set[int | None]:
-    """Of the rules that the escrow daemons use."""
-    return {net.client(node, "escrowd").call("daemon.status")["rules"] for node in net.layout.nodes}
+def propose_lower_tax(net: TestNet) -> dict[str, Any]:
+    """alice, who qualifies, proposes and votes; the proposal once her vote counts."""
+    change = {"kind": "parameter", "name": "tax_bps", "value": NEW_TAX}
+    made = net.call("alice", "proposal.create", {"change": change, "title": "Lower the tax", "key": net.key()})
+
+    def proposed() -> Any:
+        found = net.call("alice", "proposal.list")["proposals"]
+        return next((one for one in found if one["id"] == made["id"] and one["state"] == "VOTING"), None)
+
+    wait_until(proposed, WAIT_S, "the proposal to be in a block")
+    net.call("alice", "proposal.vote", {"id": made["id"], "yes": True, "key": net.key()})
+
+    def voted() -> Any:
+        found = net.call("alice", "proposal.show", {"id": made["id"]})["proposal"]
+        return found if found["tally"] and found["tally"]["yes"] == 1 else None
+
+    found: dict[str, Any] = wait_until(voted, WAIT_S, "the vote to be in a block")
+    return found
+
+
+def versions(net: TestNet) -> set[tuple[str, int | None]]:
+    """Of the rules that the daemons use."""
+    daemons = ("escrowd", "registryd", "airdropd")
+    return {(one, net.client(node, one).call("daemon.status")["rules"]) for node in net.layout.nodes for one in daemons}
 
 
 def test_channels_keep_the_rate_of_their_opening_and_new_ones_take_the_new_and_both_are_settled_work() -> None:
-    with running_devnet(start=False) as net:
-        network = load_network(net.layout.folder / "network.yaml")
-        change = 600
-        told = tax_falls_at(network, change)
-        with ruled(told, net):
-            book = Book(told)
-            net.fund("bob", 100)
-            net.publish("alice", APPS / "hello-words")
-            net.run_task("bob", "hello-words", b"one two two")
-            old = only_open(net, "bob")
-            assert old["contract"]["tax_bps"] == 500
-            assert versions(net) == {0}
-            assert net.chain("getblockcount") < change, "the machine was too slow for this test"
+    with running_devnet(3, parameters=VOTED, guardians=1) as net:
+        for node in ("alice", "bob"):
+            net.fund(node, 50)
+        net.publish("alice", APPS / "hello-words")
+        net.call("alice", "node.bond", {"key": net.key()})
+        net.mine(1)
+        mine_to(net, height(net) + WINDOW // 2)
+        net.run_task("bob", "hello-words", b"work by which alice may vote")
+        close(net, only_open(net, "bob")["id"])
+        mine_to(net, height(net) + WINDOW // 2)
 
-            net.mine(change + 1 - net.chain("getblockcount"))
-            wait_until(lambda: versions(net) == {1}, 60, "all nodes to use the new rules")
-            net.run_task("bob", "hello-words", b"three")
-            assert only_open(net, "bob")["id"] == old["id"], "the channel goes on"
-            closed = close(net, old["id"])
-            verdict = judged(net, book, closed)
-            assert (verdict.gross, verdict.tax_bps, verdict.tax) == (2 * PRICE, 500, 2 * PRICE * 5 // 100)
-            assert closed["tax"] == verdict.tax
+        change = propose_lower_tax(net)["from_height"]
+        net.run_task("bob", "hello-words", b"one two two")
+        old = only_open(net, "bob")
+        assert old["contract"]["tax_bps"] == 500
+        assert {version for _, version in versions(net)} == {0}
+        assert height(net) < change, "the machine was too slow for this test"
 
-            net.run_task("bob", "hello-words", b"four")
-            new = only_open(net, "bob")
-            assert new["contract"]["tax_bps"] == only_open(net, "alice")["contract"]["tax_bps"] == NEW_TAX
-            verdict = judged(net, book, close(net, new["id"]))
-            assert (verdict.gross, verdict.tax_bps, verdict.tax) == (PRICE, NEW_TAX, PRICE * NEW_TAX // 10_000)
-            for node in net.layout.nodes:
-                assert net.call(node, "books.audit")["ok"]
+        mine_to(net, change)
+        wait_until(lambda: {version for _, version in versions(net)} == {1}, WAIT_S, "all daemons to use version 1")
+        book = Book(RuleBook.model_validate(net.call("carol", "param.verify")["book"]))
+        net.run_task("bob", "hello-words", b"three")
+        assert only_open(net, "bob")["id"] == old["id"], "the channel goes on"
+        closed = close(net, old["id"])
+        verdict = judged(net, book, closed)
+        assert (verdict.gross, verdict.tax_bps, verdict.tax) == (2 * PRICE, 500, 2 * PRICE * 5 // 100)
+        assert closed["tax"] == verdict.tax
+
+        net.run_task("bob", "hello-words", b"four")
+        new = only_open(net, "bob")
+        assert new["contract"]["tax_bps"] == only_open(net, "alice")["contract"]["tax_bps"] == NEW_TAX
+        assert new["contract"]["fund_script"] == old["contract"]["fund_script"]
+        verdict = judged(net, book, close(net, new["id"]))
+        assert (verdict.gross, verdict.tax_bps, verdict.tax) == (PRICE, NEW_TAX, PRICE * NEW_TAX // 10_000)
+
+        # What registryd makes of the same chain, on a node that took no part.
+        tip = height(net)
+        mine_to(net, tip)
+        standing = net.call("carol", "node.standing", {"pubkey": new["contract"]["provider_pubkey"], "height": tip})
+        assert standing["tax"] == closed["tax"] + verdict.tax
+        for node in net.layout.nodes:
+            assert net.call(node, "books.audit")["ok"]
+
+
+def start_without_airdropd(net: TestNet) -> None:
+    net.start_chain()
+    net.mine(20)
+    net.start([name for node in net.layout.nodes for name in net.layout.daemons(node) if "airdropd" not in name])
 
 
 def test_without_airdropd_channels_are_opened_as_far_as_the_rules_are_known_and_open_ones_go_on() -> None:
     # Nothing that could be voted comes into force before block 100 + 60 + 30 of this network.
     parameters = Parameters(vote_blocks=100, time_lock_blocks=30)
-    with running_devnet(start=False, parameters=parameters) as net, ruled(None, net):
+    with running_devnet(start=False, parameters=parameters) as net:
+        start_without_airdropd(net)
         net.fund("bob", 100)
         net.publish("alice", APPS / "hello-words")
         net.run_task("bob", "hello-words", b"one two two")
