@@ -73,14 +73,6 @@ def bond_price(shares_before: int, rules: Rules) -> int:
     return max(rules.bond_min, shares_before * rules.bond_multiple_pct // PCT)
 
 
-def fitting(taxes: Sequence[int], past: int, balance: int, share_cap_pct: int) -> int:
-    """How many of `taxes`, which fall, are in: the largest n whose n-th may take `past + balance // n`; 0 if none."""
-    for n in range(len(taxes), 0, -1):
-        if (past + balance // n) * PCT <= share_cap_pct * taxes[n - 1]:
-            return n
-    return 0
-
-
 @dataclass(frozen=True, slots=True)
 class Node:
     """An honest provider: the tax it pays in a window, and over how many settlements."""
@@ -115,6 +107,8 @@ class Steady:
     """What a wash trader pays in a window for each key."""
     leak: float
     """The part of the shares that goes to attackers."""
+    paid: float
+    """The part of what comes in that is paid out."""
 
 
 def share_of(inflow: int, honest: float, attackers: int, rules: Rules) -> tuple[int, int]:
@@ -134,26 +128,34 @@ def steady(nodes: Sequence[Node], rules: Rules, weeks: int, attackers: int = 0) 
     """The largest set of honest nodes that stays in, with `attackers` wash keys beside them.
 
     A node must pay enough tax, settle in enough epochs, and be able to lock the bond for LOCK_WINDOWS; renewing it
-    means that two bonds overlap, which it must be able to bear too.
+    means that two bonds overlap, which it must be able to bear too. Where the cap lets no set have all that comes in,
+    it is the set whose caps come to most, and the rest stays in the fund.
     """
     ranked = sorted(nodes, key=lambda node: -node.tax)
     inflow = sum(node.tax - int(node.settlements * INPUT_FEE) for node in ranked)
     counted = [in_enough_epochs(node.settlements, rules) for node in ranked]
     honest = math.fsum(counted)
+    best = Steady(0, rules.bond_min, 0.0, 0, 0, 0.0, 0.0)
     for last, chance in zip(reversed(ranked), reversed(counted), strict=True):
         if honest <= 0:
             break
         share, washed = share_of(inflow, honest, attackers, rules)
-        bond = bond_price(share, rules)
-        able = last.lockable(weeks, rules) * rules.usable >= bond
-        if last.tax >= tax_needed(share, rules) and able:
-            keys = honest + attackers
-            return Steady(share, bond, honest / len(ranked), attackers, washed, attackers / keys)
+        if last.tax >= rules.min_tax_paid:
+            fits = last.tax * rules.share_cap_pct >= share * PCT
+            had = share if fits else last.tax * rules.share_cap_pct // PCT
+            bond = bond_price(had, rules)
+            if last.lockable(weeks, rules) * rules.usable >= bond:
+                keys = honest + attackers
+                if fits:
+                    return Steady(share, bond, honest / len(ranked), attackers, washed, attackers / keys, 1.0)
+                paid = had * honest / inflow
+                if not attackers and paid > best.paid:
+                    best = Steady(had, bond, honest / len(ranked), 0, 0, 0.0, paid)
         honest -= chance
     if attackers:
         share, washed = share_of(inflow, 0, attackers, rules)
-        return Steady(share, bond_price(share, rules), 0.0, attackers, washed, 1.0)
-    return Steady(0, rules.bond_min, 0.0, 0, 0, 0.0)
+        return Steady(share, bond_price(share, rules), 0.0, attackers, washed, 1.0, 1.0)
+    return best
 
 
 def keeping_fees(rules: Rules) -> float:

@@ -1,6 +1,7 @@
 """The airdrop epoch by epoch: inflow that changes, bonds that trail, rounds as the rules of the chain decide them.
 
-An epoch is the step of time. All rounds of an epoch are taken as one at its end, with the keys that are in then.
+An epoch is the step of time. All rounds of an epoch are taken as one at its end, with the keys that are in then; who
+they are and what they get is decided by `duxcommon.eligibility`, as in the daemons.
 """
 
 import math
@@ -8,6 +9,7 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks.airdrop_model import (
     BLOCKS_A_WEEK,
@@ -18,30 +20,32 @@ from benchmarks.airdrop_model import (
     INPUT_FEE,
     LOCK_WINDOWS,
     OPEN_FEE,
-    PCT,
     SETTLE_FEE,
     TAX_BPS,
     WASH_BLOCKS,
     Node,
     Rules,
     bond_price,
-    fitting,
     tax_needed,
 )
+from duxcommon.eligibility import Admission, Demands, Score, admitted
 from duxcommon.money import DUST
 
 PAYEE_FEE = 39_000
 """What one recipient adds to the fee of a round."""
 NOISE = 0.3
 """Spread of an honest node's work from epoch to epoch (sigma of a lognormal factor)."""
+BOUNDLESS = 10**18
+"""A tax for whose cap every share is small."""
 
 
 class Key:
     """A payout key on the chain: what it paid in the epochs of the window, and its bonds as (until, amount)."""
 
-    __slots__ = ("bonded", "bonds", "earlier", "pending", "saved", "tax", "taxes")
+    __slots__ = ("bonded", "bonds", "earlier", "pending", "saved", "saving", "tax", "taxes")
 
-    def __init__(self, span: int) -> None:
+    def __init__(self, span: int, saving: int) -> None:
+        self.saving = saving
         self.taxes = deque([0] * span, span)
         self.tax = 0
         """Paid in the window."""
@@ -60,7 +64,7 @@ class Key:
         self.taxes.append(tax)
         self.saved += tax
         self.earlier.append(tax)
-        if len(self.earlier) > LOCK_WINDOWS * len(self.taxes):
+        if len(self.earlier) > self.saving:
             self.saved -= self.earlier.popleft()
 
     def add(self, tax: int) -> None:
@@ -74,7 +78,7 @@ class Key:
 
     def qualified(self, rules: Rules) -> bool:
         """All that eligibility asks but the share cap."""
-        worked = sum(1 for tax in self.taxes if tax)
+        worked = len(self.taxes) - self.taxes.count(0)
         return self.bonded[0] and self.tax >= rules.min_tax_paid and worked >= rules.epochs_needed
 
     def locked(self, epoch: int) -> int:
@@ -89,6 +93,8 @@ class Campaign:
     keys: int
     first: int
     last: int
+    griefing: bool = False
+    """They pay the minimum of tax and no more: qualified keys with the least room, to hold down what others get."""
 
 
 @dataclass(slots=True)
@@ -108,8 +114,10 @@ class Account:
 
 @dataclass(slots=True)
 class Run:
-    """What happened. `taken + tolls == paid + fees + balance`, to the koinu."""
+    """What happened. `begun + taken + tolls == paid + fees + balance`, to the koinu."""
 
+    begun: int = 0
+    """What the fund held at the beginning."""
     taken: int = 0
     """Tax."""
     tolls: int = 0
@@ -117,6 +125,8 @@ class Run:
     fees: int = 0
     """What it cost to spend all that, and to pay it out."""
     balance: int = 0
+    incomes: list[int] = field(default_factory=list)
+    """Of each epoch, net of what spending it costs."""
     payouts: list[int] = field(default_factory=list)
     """Of each epoch, to all keys."""
     shares: list[int] = field(default_factory=list)
@@ -127,6 +137,9 @@ class Run:
     attack: Account = field(default_factory=Account)
     attacked: int = 0
     """Paid to attackers in all."""
+    gains: list[int] = field(default_factory=list)
+    """What each honest node got from epoch `since` on."""
+    since: int = 0
 
     @property
     def paid(self) -> int:
@@ -138,13 +151,19 @@ class Run:
         seen = [part for part in self.inside[first : last + 1] if part is not None]
         return sum(seen) / len(seen) if seen else 0.0
 
+    def passed_on(self) -> float:
+        """The part of what came in from epoch `since` on that was paid out; more than 1 when older money was too."""
+        came = sum(self.incomes[self.since :])
+        return sum(self.payouts[self.since :]) / came if came else 0.0
+
+    def evenness(self) -> float:
+        """Mean over the honest nodes of what each got, at most an equal part of what came in, in such parts."""
+        part = sum(self.incomes[self.since :]) / len(self.gains)
+        return sum(min(1.0, gain / part) for gain in self.gains) / len(self.gains) if part > 0 else 0.0
+
 
 class World:
-    """A fund, honest nodes and at most one campaign.
-
-    With `covered_pct` the share gives way: the cap may push out no more of the qualified keys than the rest, and what
-    it does not let the smallest of the others have stays in the fund. 0 is the rule as it is.
-    """
+    """A fund, honest nodes and at most one campaign."""
 
     def __init__(
         self,
@@ -153,22 +172,27 @@ class World:
         weeks: int,
         trend: Callable[[int], float],
         campaign: Campaign | None = None,
-        covered_pct: int = 0,
+        *,
+        begun: int = 0,
+        since: int = 0,
+        lock_windows: int = LOCK_WINDOWS,
         seed: int = 1,
     ) -> None:
         self.nodes, self.rules, self.weeks, self.trend = nodes, rules, weeks, trend
-        self.campaign, self.covered_pct = campaign, covered_pct
+        self.campaign, self.lock_epochs = campaign, lock_windows * rules.epochs
         self.rng = random.Random(seed)
         span = rules.epochs
-        self.keys = [Key(span) for _ in nodes]
+        self.keys = [Key(span, self.lock_epochs) for _ in nodes]
+        self.names = [number.to_bytes(4) for number in range(len(nodes) + (campaign.keys if campaign else 0))]
         self.hit = [-math.expm1(-node.settlements / span) for node in nodes]
-        self.wash = Key(span)
-        self.run = Run()
+        self.wash = Key(span, self.lock_epochs)
+        self.run = Run(begun=begun, balance=begun, gains=[0] * len(nodes), since=since)
 
     def go(self, epochs: int) -> Run:
         """Live through them."""
         for epoch in range(epochs):
             self.run.prices.append(self._price(epoch))
+            self.run.incomes.append(0)
             self._work(epoch)
             self._bond_honest(epoch)
             self._bond_wash(epoch)
@@ -182,7 +206,15 @@ class World:
 
     def _pay_tax(self, tax: int, keys: int = 1) -> None:
         self.run.taken += keys * tax
-        self.run.balance += keys * (tax - INPUT_FEE)
+        self._receive(tax, keys)
+
+    def _toll(self, keys: int = 1) -> None:
+        self.run.tolls += keys * BOND_TOLL
+        self._receive(BOND_TOLL, keys)
+
+    def _receive(self, amount: int, keys: int) -> None:
+        self.run.balance += keys * (amount - INPUT_FEE)
+        self.run.incomes[-1] += keys * (amount - INPUT_FEE)
         self.run.fees += keys * INPUT_FEE
 
     def _work(self, epoch: int) -> None:
@@ -195,30 +227,32 @@ class World:
             if paid:
                 self._pay_tax(paid)
 
-    def _make_bond(self, key: Key, epoch: int, until: int, purse: int | None) -> int:
+    def _make_bond(self, key: Key, epoch: int, until: int, purse: Callable[[], int] | None) -> int:
         """Lock what is missing at this epoch's price, a tenth more than was asked so that it lasts; what was locked."""
-        price, span = self.run.prices[epoch], self.rules.epochs
-        key.bonds = [bond for bond in key.bonds if bond[0] >= epoch]
-        missing = price - key.locked(epoch + 2 * span)
+        price, end = self.run.prices[epoch], epoch + 2 * self.rules.epochs
+        missing = price - key.locked(end)
         made = 0
         if missing > 0:
-            room = None if purse is None else purse - key.locked(epoch)
+            key.bonds = [bond for bond in key.bonds if bond[0] >= epoch]
+            room = None if purse is None else purse() - key.locked(epoch)
             if room is None or missing <= room:
                 spare = max(missing, price // 10)
                 made = spare if room is None else min(spare, room)
                 key.bonds.append((until, made))
-        key.bonded.append(key.locked(epoch + 2 * span) >= price)
+                missing -= made if until >= end else 0
+        key.bonded.append(missing <= 0)
         return made
 
     def _bond_honest(self, epoch: int) -> None:
-        span, rules = self.rules.epochs, self.rules
         for node, key in zip(self.nodes, self.keys, strict=True):
-            # Before there is a whole window of work, its usual work stands for it.
-            taxed = key.a_window() if epoch >= span else int(node.tax * self.trend(0))
-            earned = taxed * (BPS - TAX_BPS) // TAX_BPS
-            purse = earned * self.weeks * BLOCKS_A_WEEK // rules.window_blocks
-            if self._make_bond(key, epoch, epoch + LOCK_WINDOWS * span, purse):
+            if self._make_bond(key, epoch, epoch + self.lock_epochs, partial(self._purse, node, key, epoch)):
                 self._toll()
+
+    def _purse(self, node: Node, key: Key, epoch: int) -> int:
+        """What a node can have locked: before there is a whole window of work, its usual work stands for it."""
+        taxed = key.a_window() if epoch >= self.rules.epochs else int(node.tax * self.trend(0))
+        earned = taxed * (BPS - TAX_BPS) // TAX_BPS
+        return earned * self.weeks * BLOCKS_A_WEEK // self.rules.window_blocks
 
     def _bond_wash(self, epoch: int) -> None:
         plan, span = self.campaign, self.rules.epochs
@@ -232,80 +266,78 @@ class World:
             self.run.attack.fees += BOND_FEE + BOND_TOLL
             self.run.attack.tied += made * (until - epoch + 1)
 
-    def _toll(self, keys: int = 1) -> None:
-        self.run.tolls += keys * BOND_TOLL
-        self.run.balance += keys * (BOND_TOLL - INPUT_FEE)
-        self.run.fees += keys * INPUT_FEE
-
     def _past(self) -> int:
         """Shares that the rounds of the window before this epoch's paid to one key."""
         return sum(self.run.shares[-(self.rules.epochs - 1) :]) if self.rules.epochs > 1 else 0
 
-    def _chosen(self, taxes: list[int], past: int, balance: int) -> tuple[int, int]:
-        """How many of the qualified keys, by falling tax, get what share; (0, 0) without a round."""
-        count = fitting(taxes, past, balance, self.rules.share_cap_pct)
-        if not self.covered_pct or not taxes:
-            return count, balance // count if count else 0
-        count = max(count, -(-len(taxes) * self.covered_pct // PCT))
-        return count, min(balance // count, self.rules.share_cap_pct * taxes[count - 1] // PCT - past)
+    def _admitted(self, taxes: Sequence[Score], washed: int, past: int, balance: int) -> Admission:
+        """Who has a share of this balance, `washed` being each wash key's tax of the window; below 0: without them."""
+        keys = list(taxes)
+        if washed >= 0:
+            keys += [Score(name, washed) for name in self.names[len(self.nodes) :]]
+        rules = self.rules
+        return admitted(keys, Demands(rules.min_tax_paid, rules.epochs_needed, 0, rules.share_cap_pct, past, balance))
+
+    def _payable(self, chosen: Admission) -> int:
+        """What each key of a round gets; 0 when there is none."""
+        count, rules = len(chosen.keys), self.rules
+        if not count or self.run.balance < max(rules.threshold, count * (DUST + PAYEE_FEE)):
+            return 0
+        return min(chosen.share, self.run.balance // count - PAYEE_FEE)
 
     def _round(self, epoch: int) -> None:
         rules, run, plan = self.rules, self.run, self.campaign
         past = self._past()
-        honest = sorted((key.tax for key in self.keys if key.qualified(rules)), reverse=True)
+        workers = zip(self.names, self.keys, strict=False)
+        honest = [Score(name, key.tax) for name, key in workers if key.qualified(rules)]
         active = sum(1 for key in self.keys if key.tax)
         self.wash.pay(0)
         washing = plan is not None and plan.first <= epoch <= plan.last and self.wash.bonded[0]
         if plan is not None and plan.first - rules.epochs < epoch <= plan.last:
             beat = epoch * rules.epochs_needed // rules.epochs != (epoch - 1) * rules.epochs_needed // rules.epochs
-            extra = self._extra(honest, past) if washing else 0
-            self._wash(max(extra, DUST if beat else 0), plan.keys)
+            least = max(DUST, -(-rules.min_tax_paid // rules.epochs_needed)) if plan.griefing else DUST
+            extra = self._extra(honest, past) if washing and not plan.griefing else 0
+            self._wash(max(extra, least if beat else 0), plan.keys)
         inside = washing and self.wash.qualified(rules)
-        taxes = sorted(honest + [self.wash.tax] * plan.keys, reverse=True) if plan and inside else honest
-        balance = run.balance - PAYEE_FEE * len(taxes)
-        count, share = self._chosen(taxes, past, balance)
-        if not count or share < DUST or run.balance < max(rules.threshold, count * DUST):
-            run.shares.append(0)
-            run.payouts.append(0)
-            run.inside.append(None)
-            return
+        chosen = self._admitted(honest, self.wash.tax if inside else -1, past, run.balance)
+        share = self._payable(chosen)
+        count = len(chosen.keys) if share else 0
+        run.shares.append(share)
         run.payouts.append(count * share)
         run.fees += count * PAYEE_FEE
         run.balance -= count * (share + PAYEE_FEE)
-        run.shares.append(share)
-        ahead = sum(1 for tax in honest if tax >= self.wash.tax)
-        washed = min(plan.keys, max(0, count - ahead)) if plan and inside else 0
-        run.inside.append((count - washed) / active)
-        if plan and washed:
-            run.attack.shares += share * washed // plan.keys
-            run.attacked += share * washed
+        if not share:
+            run.inside.append(None)
+            return
+        numbers = [int.from_bytes(one.pubkey) for one in chosen.keys]
+        real = [number for number in numbers if number < len(self.nodes)]
+        run.inside.append(len(real) / active)
+        if epoch >= run.since:
+            for number in real:
+                run.gains[number] += share
+        if plan and len(numbers) > len(real):
+            run.attack.shares += share
+            run.attacked += share * plan.keys
 
-    def _extra(self, honest: list[int], past: int) -> int:
-        """The smallest tax beside what they have paid with which all wash keys are in; 0 when it is not worth it."""
+    def _extra(self, honest: list[Score], past: int) -> int:
+        """The smallest tax beside what they have paid with which all wash keys are in; 0 when it is not worth it.
+
+        Wash keys with more room than anybody show what the share would be; the tax that gives room for that is enough.
+        What they pay makes the fund larger, so it is asked again with it.
+        """
         assert self.campaign is not None
-        keys, rules = self.campaign.keys, self.rules
-        if self.run.balance < rules.threshold:
-            return 0
-
-        def inside(extra: int) -> bool:
-            tax = self.wash.tax + extra
-            taxes = sorted(honest + [tax] * keys, reverse=True)
-            balance = self.run.balance + keys * (extra - INPUT_FEE if extra else 0) - PAYEE_FEE * len(taxes)
-            count, share = self._chosen(taxes, past, balance)
-            ahead = sum(1 for other in honest if other >= tax)
-            return share >= DUST and count >= ahead + keys and tax >= tax_needed(past + share, rules)
-
-        if inside(0):
-            return 0
-        low, high = 0, DUST
-        while not inside(high):
-            low, high = high, high * 2
-            if high > self.run.balance:
+        rules, keys = self.rules, self.campaign.keys
+        extra = 0
+        for _ in range(4):
+            balance = self.run.balance + keys * max(0, extra - INPUT_FEE)
+            if balance < rules.threshold:
                 return 0
-        while high - low > max(1, high // 1000):
-            middle = (low + high) // 2
-            low, high = (low, middle) if inside(middle) else (middle, high)
-        return max(high, DUST)
+            share = self._admitted(honest, BOUNDLESS, past, balance).share
+            needed = max(0, tax_needed(past + share, rules) - self.wash.tax)
+            if needed <= extra:
+                break
+            extra = max(needed, DUST)
+        return extra if extra < share else 0
 
     def _wash(self, tax: int, keys: int) -> None:
         """Every wash key settles once with this tax; nothing when it is 0."""

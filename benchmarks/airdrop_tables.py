@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import cache
 from statistics import mean
 
 from benchmarks.airdrop_model import (
     BLOCKS_A_WEEK,
+    LOCK_WINDOWS,
     OPEN_FEE,
     SETTLE_FEE,
     Rules,
@@ -14,21 +16,19 @@ from benchmarks.airdrop_model import (
     split_return,
     steady,
     wash_return,
-    with_knobs,
 )
-from benchmarks.airdrop_population import MEAN_TAX, SHAPES, population
+from benchmarks.airdrop_population import HELD_OUT, MEAN_TAX, SHAPES, population
 from benchmarks.airdrop_run import Campaign, Run, World
 from duxcommon.money import COIN, DUST
 
 RULES = Rules()
 WEEKS = 8
 SIZE = 100
-COVERED = 99
-"""With the other rule: the part of the qualified keys that the cap may not push out, in per cent."""
 SETTLED = 40
 """First epoch that is looked at: before it the fund and the bonds find their level."""
-MULTIPLES = (0.5, 1, 2, 3, 4, 5, 6, 8, 12, 20, 30)
-KAPPAS = (1.3, 2, 4, 8, 12, 16, 24, 50)
+MULTIPLES = (0, 50, 100, 150, 200, 300, 400, 600, 1200, 2000)
+KNEE = (100, 150, 200, 300)
+CAPS = (110, 400, 800, 1200, 1600, 3200)
 
 Trend = Callable[[int], float]
 
@@ -65,22 +65,36 @@ def flop(koinu: float) -> str:
     return f"{koinu / COIN:,.2f}"
 
 
+@cache
 def live(
     shape: str,
     rules: Rules,
     trend: Trend = flat,
-    epochs: int = 120,
-    weeks: int = WEEKS,
+    epochs: int = 100,
     campaign: Campaign | None = None,
-    covered_pct: int = 0,
+    *,
+    size: int = SIZE,
+    seed: int | None = None,
+    weeks: int = WEEKS,
+    lock_windows: int = LOCK_WINDOWS,
+    begun: int = 0,
 ) -> Run:
-    """SIZE nodes of this shape, epoch by epoch."""
-    return World(population(shape, SIZE), rules, weeks, trend, campaign, covered_pct).go(epochs)
+    """Nodes of this shape, epoch by epoch; with a seed they and their luck are others."""
+    nodes = population(shape, size, seed=seed)
+    world = World(
+        nodes, rules, weeks, trend, campaign, begun=begun, since=SETTLED, lock_windows=lock_windows, seed=seed or 1
+    )
+    return world.go(epochs)
 
 
 def usual(shape: str, rules: Rules, weeks: int = WEEKS) -> float:
     """The part of the honest nodes that is in while inflow stays."""
-    return live(shape, rules, epochs=100, weeks=weeks).inclusion(SETTLED, 99)
+    return live(shape, rules, weeks=weeks).inclusion(SETTLED, 99)
+
+
+def fallen(shape: str, rules: Rules) -> float:
+    """The part of the honest nodes that is in after inflow fell to a third."""
+    return live(shape, rules, fall, 150).inclusion(120, 149)
 
 
 def yields(shape: str, rules: Rules, keys: int = SIZE // 9) -> tuple[float, float]:
@@ -94,31 +108,68 @@ def by_multiple() -> tuple[str, dict[str, list[tuple[float, float]]]]:
     curves: dict[str, list[tuple[float, float]]] = {shape: [] for shape in SHAPES}
     rows = []
     for multiple in MULTIPLES:
-        rules = replace(RULES, bond_multiple_pct=round(multiple * 100))
+        rules = replace(RULES, bond_multiple_pct=multiple)
         wash, split = yields("equal", rules)
         inside = {shape: usual(shape, rules) for shape in SHAPES}
-        for shape, part in inside.items():
+        for shape, part in inside.items() if multiple else ():
             curves[shape].append((wash, part))
-        rows.append([f"{multiple:g}", *map(percent, inside.values()), percent(wash), percent(split)])
+        rows.append([f"{multiple} %", *map(percent, inside.values()), percent(wash), percent(split)])
     return table(["bond multiple", *SHAPES, "wash, a year", "split, a year"], rows), curves
 
 
-def by_kappa() -> str:
-    """Inclusion by shape as the share cap is loosened."""
+def by_knee() -> str:
+    """Cap against bond: the worst shape's inclusion while inflow stays and after a fall, and a wash key's limit."""
     rows = []
-    for kappa in KAPPAS:
-        rules = replace(RULES, share_cap_pct=round(kappa * 100))
-        wash, _ = yields("equal", rules)
-        rows.append([f"{kappa:g}", *(percent(usual(shape, rules)) for shape in SHAPES), percent(wash)])
-    return table(["kappa", *SHAPES, "wash, a year"], rows)
+    for cap in CAPS[1:]:
+        row = [f"{cap} %"]
+        for multiple in KNEE:
+            rules = replace(RULES, share_cap_pct=cap, bond_multiple_pct=multiple)
+            worst = min(usual(shape, rules) for shape in SHAPES)
+            after = min(fallen(shape, rules) for shape in SHAPES)
+            row.append(f"{worst:.0%}, {after:.0%}; {yields('equal', rules)[0]:.0%}")
+        rows.append(row)
+    return table(["share cap", *(f"bond {multiple} %" for multiple in KNEE)], rows)
+
+
+def by_cap() -> str:
+    """Inclusion by shape as the share cap is loosened, and the part of the inflow that is paid out."""
+    rows = []
+    for cap in CAPS:
+        rules = replace(RULES, share_cap_pct=cap)
+        runs = [live(shape, rules) for shape in SHAPES]
+        fields = [f"{run.inclusion(SETTLED, 99):.0%}; {min(run.passed_on(), 1):.0%}" for run in runs]
+        rows.append([f"{cap} %", *fields, percent(yields("equal", rules)[0])])
+    return table(["share cap", *SHAPES, "wash, a year"], rows)
+
+
+def by_defaults() -> str:
+    """What the defaults reach, shape by shape; the lower part was not looked at when they were picked."""
+    drawn: list[tuple[str, int, int | None]] = [(shape, SIZE, None) for shape in SHAPES]
+    drawn += [(shape, SIZE, 31) for shape in HELD_OUT]
+    drawn += [(shape, size, seed) for shape in ("lognormal", "few big") for size, seed in ((40, 32), (200, 33))]
+    rows = []
+    for shape, size, seed in drawn:
+        run = live(shape, RULES, size=size, seed=seed)
+        up = live(shape, RULES, wave, 160, size=size, seed=seed)
+        down = live(shape, RULES, fall, 150, size=size, seed=seed)
+        tenth = size // 9
+        steadily = live(shape, RULES, flat, 160, Campaign(tenth, SETTLED, 149), size=size, seed=seed)
+        rising = live(shape, RULES, wave, 160, Campaign(tenth, 60, 89), size=size, seed=seed)
+        name = shape if seed is None else f"*{shape}, {size}*"
+        parts = [run.inclusion(SETTLED, 99), run.evenness(), min(run.passed_on(), 1)]
+        parts += [up.inclusion(60, 89), down.inclusion(120, 149)]
+        parts += [account.yearly(RULES) for account in (steadily.attack, rising.attack)]
+        rows.append([name, *map(percent, parts)])
+    heads = ["network", "in", "of an equal part", "paid out", "in, rising x3", "in, fallen to 1/3"]
+    return table([*heads, "wash, flat", "wash, rise"], rows)
 
 
 def by_savings() -> str:
     """Inclusion, mean and worst shape, by the weeks of earnings that nodes can lock."""
     rows = []
-    for multiple in (1, 2, 4, 6):
-        rules = replace(RULES, bond_multiple_pct=multiple * 100)
-        row = [f"{multiple}"]
+    for multiple in (100, 150, 200, 400):
+        rules = replace(RULES, bond_multiple_pct=multiple)
+        row = [f"{multiple} %"]
         for weeks in (2, 4, 8, 12):
             inside = [usual(shape, rules, weeks) for shape in SHAPES]
             row.append(f"{mean(inside):.0%} / {min(inside):.0%}")
@@ -129,25 +180,25 @@ def by_savings() -> str:
 def by_change() -> str:
     """Inclusion while inflow rises, falls back, and after it fell to a third for good."""
     rows = []
-    for multiple in (1, 2, 3, 4):
-        rules = replace(RULES, bond_multiple_pct=multiple * 100)
+    for multiple in (100, 150, 200, 300):
+        rules = replace(RULES, bond_multiple_pct=multiple)
         for shape in ("lognormal", "bimodal", "few big"):
             up, down = live(shape, rules, wave, 160), live(shape, rules, fall, 160)
             parts = [up.inclusion(60, 89), up.inclusion(90, 119), up.inclusion(120, 159)]
             parts += [down.inclusion(60, 89), down.inclusion(120, 159)]
-            rows.append([f"{multiple}, {shape}", *map(percent, parts)])
-    return table(["multiple, shape", "rising x3", "falling back", "after", "falling to 1/3", "after that"], rows)
+            rows.append([f"{multiple} %, {shape}", *map(percent, parts)])
+    return table(["bond, shape", "rising x3", "falling back", "after", "falling to 1/3", "after that"], rows)
 
 
 def by_attack() -> str:
     """What campaigns of wash keys earned, by their part of all keys and by when they come."""
-    plans: list[tuple[Trend, int, int]] = [(flat, 40, 159), (wave, 60, 89), (wave, 60, 119), (wave, 90, 119)]
+    plans: list[tuple[Trend, int, int]] = [(flat, 40, 149), (wave, 60, 89), (wave, 60, 119), (wave, 90, 119)]
     rows = []
     for shape in ("lognormal", "pareto", "few big"):
         for part, keys in ((1, 1), (10, 11), (30, 43), (50, 100)):
             row = [f"{shape}, {part} %"]
             for trend, first, last in plans:
-                run = live(shape, RULES, trend, 160, campaign=Campaign(keys, first, last))
+                run = live(shape, RULES, trend, 160, Campaign(keys, first, last))
                 row.append(percent(run.attack.yearly(RULES)))
                 if trend is flat:
                     row.append(percent(run.attacked / sum(run.payouts[first : last + 1])))
@@ -268,34 +319,55 @@ def by_size() -> str:
 def by_inflow() -> str:
     """What becomes of a network of 20 whose trade is small, over 40 windows, and of two wash keys beside it."""
     rows = []
-    for covered in (0, COVERED):
-        for total in (60, 30, 20, 12, 6):
-            nodes = population("lognormal", 20, mean_tax=total * COIN // 20)
-            run = World(nodes, RULES, WEEKS, flat, covered_pct=covered).go(400)
-            plan = Campaign(2, SETTLED, 390)
-            attacked = World(nodes, RULES, WEEKS, flat, plan, covered).go(400)
-            rounds = sum(1 for share in run.shares if share)
-            rows.append([
-                f"{total}{', the share gives way' if covered else ''}",
-                f"{rounds}", percent(run.inclusion(0, 399)), flop(run.balance),
-                percent(attacked.attack.yearly(RULES)), flop(2 * attacked.attack.shares), flop(2 * attacked.attack.tax),
-            ])  # fmt: skip
-    heads = ["FLOP of tax a window", "rounds", "in", "left in the fund"]
+    for total in (60, 30, 12, 6, 4, 2):
+        nodes = population("lognormal", 20, mean_tax=total * COIN // 20)
+        run = World(nodes, RULES, WEEKS, flat).go(400)
+        attacked = World(nodes, RULES, WEEKS, flat, Campaign(2, SETTLED, 390)).go(400)
+        account, rounds = attacked.attack, sum(1 for share in run.shares if share)
+        fields = [percent(run.inclusion(0, 399)), percent(run.passed_on()), flop(run.balance)]
+        fields += [percent(account.yearly(RULES)), flop(2 * account.shares), flop(2 * account.tax)]
+        rows.append([f"{total}", f"{rounds}", *fields])
+    heads = ["FLOP of tax a window", "rounds", "in", "paid out", "left in the fund"]
     return table([*heads, "two wash keys, a year", "they got", "their tax"], rows)
 
 
-def by_covered() -> str:
-    """The other rule, in which the share gives way instead of the keys: inclusion, return, part of inflow paid."""
+def by_grief() -> str:
+    """What honest nodes get beside keys that qualify as cheaply as can be, of what they get alone, and the bonds."""
     rows = []
-    variants = [(90, 1.1, 4.0), (99, 1.1, 4.0), (99, 1.1, 12.0), (99, 1.25, 4.0), (99, 2.0, 4.0), (99, 16.0, 2.0)]
-    for covered, kappa, multiple in variants:
-        rules = with_knobs(RULES, kappa, multiple)
-        row = [f"{covered} %, {kappa:g}, {multiple:g}"]
+    for shape in ("lognormal", "pareto", "few big"):
+        alone = live(shape, RULES, epochs=150)
+        for keys in (1, 5, 25, 100):
+            run = live(shape, RULES, flat, 150, Campaign(keys, SETTLED, 139, griefing=True))
+            got = sum(run.gains) / sum(alone.gains)
+            bond = flop(keys * max(run.prices[SETTLED:]))
+            waits = flop(run.balance - alone.balance)
+            rows.append([f"{shape}, {keys}", percent(got), percent(run.inclusion(SETTLED, 139)), waits, bond])
+    heads = ["network of 100, griefing keys", "honest nodes get", "in", "more left in the fund", "the keys' bonds"]
+    return table(heads, rows)
+
+
+def by_start() -> str:
+    """Inclusion in the end where the fund had collected something before the first share, and a wash key beside it."""
+    rows = []
+    for begun in (0, 1000, 3000, 10_000):
+        row = [f"{begun:,}"]
         for shape in SHAPES:
-            run = live(shape, rules, campaign=Campaign(11, SETTLED, 109), covered_pct=covered)
-            fell = live(shape, rules, fall, 160, covered_pct=covered)
-            paid = fell.paid / (fell.taken + fell.tolls)
-            inside = f"{run.inclusion(SETTLED, 109):.0%}, {fell.inclusion(120, 159):.0%}"
-            row.append(f"{inside}; {run.attack.yearly(rules):.0%}; {paid:.0%}")
+            run = live(shape, RULES, flat, 200, begun=begun * COIN)
+            row.append(f"{run.inclusion(SETTLED, 99):.0%}; {run.inclusion(150, 199):.0%}")
         rows.append(row)
-    return table(["keys covered, kappa, multiple", *SHAPES], rows)
+    return table(["FLOP at the beginning", *SHAPES], rows)
+
+
+def by_lock() -> str:
+    """Inclusion by how long a bond is locked, and the part of that time in which it counts."""
+    rows = []
+    for windows in (3, 6, 12, 18, 24):
+        runs = [
+            (live(shape, RULES, lock_windows=windows), live(shape, RULES, fall, 240, lock_windows=windows))
+            for shape in SHAPES
+        ]
+        inside = [run.inclusion(SETTLED, 99) for run, _ in runs]
+        after = [run.inclusion(120, 239) for _, run in runs]
+        fields = [f"{mean(part):.0%} / {min(part):.0%}" for part in (inside, after)]
+        rows.append([f"{windows}", *fields, percent((windows - 2) / windows)])
+    return table(["windows locked", "in", "in, fallen to 1/3", "of the time it counts"], rows)

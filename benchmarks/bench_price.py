@@ -18,7 +18,9 @@ PAGE = DOCS / "airdrop-price.md"
 CHART = DOCS / "airdrop-price.svg"
 
 TABLES: dict[str, Callable[[], str]] = {
-    "kappa": tables.by_kappa,
+    "defaults": tables.by_defaults,
+    "knee": tables.by_knee,
+    "cap": tables.by_cap,
     "savings": tables.by_savings,
     "change": tables.by_change,
     "attack": tables.by_attack,
@@ -28,7 +30,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "window": tables.by_window,
     "size": tables.by_size,
     "inflow": tables.by_inflow,
-    "covered": tables.by_covered,
+    "start": tables.by_start,
+    "grief": tables.by_grief,
+    "lock": tables.by_lock,
 }
 
 
