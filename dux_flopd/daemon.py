@@ -41,6 +41,11 @@ def chain_of(network: NetworkDefinition, settings: FlopdSettings) -> ChainParams
         raise ConfigError(
             f"{settings.network}: genesis {network.genesis} is not that of chain {network.chain!r} ({params.genesis})"
         )
+    if not params.worthless and network.birth_height < params.cltv_height:
+        raise ConfigError(
+            f"{settings.network}: birth_height {network.birth_height} is before block {params.cltv_height}, from which "
+            "the chain enforces lock heights: bonds and deposits could be spent at once"
+        )
     if not params.worthless and not settings.accept_main_chain_risk:
         raise MainChainRefused(
             "this network uses Flopcoin's main chain, where coins have value. Dux OS does not yet have its backup of "

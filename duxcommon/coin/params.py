@@ -25,6 +25,8 @@ class ChainParams:
     maturity: int
     """The same for all later coinbases."""
     maturity_changes_at: int
+    cltv_height: int
+    """From this height on CHECKLOCKTIMEVERIFY is enforced: before it, bonds and deposits would not be locked."""
     worthless: bool
     """Its coins have no value: a test or trial chain."""
 
@@ -44,6 +46,7 @@ MAIN = ChainParams(
     early_maturity=30,
     maturity=240,
     maturity_changes_at=145,
+    cltv_height=111_000,
     worthless=False,
 )
 TEST = ChainParams(
@@ -57,6 +60,7 @@ TEST = ChainParams(
     early_maturity=30,
     maturity=30,
     maturity_changes_at=0,
+    cltv_height=0,
     worthless=True,
 )
 REGTEST = ChainParams(
@@ -70,6 +74,7 @@ REGTEST = ChainParams(
     early_maturity=6,
     maturity=6,
     maturity_changes_at=0,
+    cltv_height=0,
     worthless=True,
 )
 DEVNET = ChainParams(
@@ -84,6 +89,7 @@ DEVNET = ChainParams(
     early_maturity=6,
     maturity=6,
     maturity_changes_at=0,
+    cltv_height=0,
     worthless=True,
 )
 LITECOIN_REGTEST = ChainParams(
@@ -97,6 +103,7 @@ LITECOIN_REGTEST = ChainParams(
     early_maturity=100,
     maturity=100,
     maturity_changes_at=0,
+    cltv_height=1_351,
     worthless=True,
 )
 

@@ -218,14 +218,14 @@ def test_a_wrong_cookie_is_named(node: Flopd) -> None:
     assert node.call("chain.status")["height"] >= 0
 
 
-def rewrite_network(folder: Path, chain: str, genesis: str) -> None:
+def rewrite_network(folder: Path, chain: str, genesis: str, birth_height: int = 0) -> None:
     guardian = Identity.generate()
     member = Member(node=guardian.node_id, pubkey=pubkey_of(b"\x01" * 32).hex())
     network = NetworkDefinition(
         name="testnet",
         chain=chain,  # type: ignore[arg-type]
         genesis=genesis,
-        birth_height=0,
+        birth_height=birth_height,
         bootstrap=[],
         guardians=[member],
         guardians_m=1,
@@ -252,8 +252,8 @@ def test_a_core_on_another_chain_is_refused(node: Flopd) -> None:
 # --- refused before the start ----------------------------------------------------------------------------------
 
 
-def start_refused(folder: Path, chain: str, genesis: str, **settings: Any) -> tuple[int, str]:
-    rewrite_network(folder, chain, genesis)
+def start_refused(folder: Path, chain: str, genesis: str, birth_height: int = 0, **settings: Any) -> tuple[int, str]:
+    rewrite_network(folder, chain, genesis, birth_height)
     (folder / "cookie").write_text("a:b")
     core = {"url": "http://127.0.0.1:9/", "cookie": str(folder / "cookie")}
     value = {"run_dir": str(folder), "state_dir": str(folder), "log_dir": None, "core": core}
@@ -266,7 +266,7 @@ def start_refused(folder: Path, chain: str, genesis: str, **settings: Any) -> tu
 
 
 def test_the_main_chain_is_refused_with_the_reason(short_tmp: Path) -> None:
-    code, text = start_refused(short_tmp, "main", CHAINS["main"].genesis)
+    code, text = start_refused(short_tmp, "main", CHAINS["main"].genesis, CHAINS["main"].cltv_height)
     assert code != 0
     assert "coins have value" in text
     assert "accept_main_chain_risk" in text
@@ -274,7 +274,7 @@ def test_the_main_chain_is_refused_with_the_reason(short_tmp: Path) -> None:
 
 
 def test_the_main_chain_is_used_when_the_risk_is_accepted(short_tmp: Path) -> None:
-    rewrite_network(short_tmp, "main", CHAINS["main"].genesis)
+    rewrite_network(short_tmp, "main", CHAINS["main"].genesis, CHAINS["main"].cltv_height)
     (short_tmp / "cookie").write_text("a:b")
     value = {"run_dir": str(short_tmp), "state_dir": str(short_tmp), "log_dir": None, "accept_main_chain_risk": True}
     value |= {"core": {"url": "http://127.0.0.1:9/", "cookie": str(short_tmp / "cookie")}}
@@ -291,6 +291,13 @@ def test_the_main_chain_is_used_when_the_risk_is_accepted(short_tmp: Path) -> No
         process.terminate()
         process.wait(20)
         process.stderr.close()
+
+
+def test_a_network_from_before_the_chain_enforces_lock_heights_is_refused(short_tmp: Path) -> None:
+    before = CHAINS["main"].cltv_height - 1
+    code, text = start_refused(short_tmp, "main", CHAINS["main"].genesis, before, accept_main_chain_risk=True)
+    assert code == os.EX_CONFIG
+    assert "lock heights" in text
 
 
 def test_a_main_chain_in_disguise_is_refused(short_tmp: Path) -> None:
