@@ -209,5 +209,10 @@ def run(args: argparse.Namespace, control: Control) -> int:
     """Print the explanation."""
     lines = [line for line in explain(args.what, control) if line]
     value: dict[str, Any] = {"what": args.what, "lines": lines}
-    control.emit(value, lambda: "\n".join(lines))
+
+    def text() -> str:
+        page = "\n".join(lines)
+        return screens.draw("why", lambda _: page, value, control) if "FLOP" in page else page
+
+    control.emit(value, text)
     return exits.OK

@@ -178,7 +178,7 @@ def trouble(**changes: Any) -> dict[str, Any]:
     return {"node": OTHER_NODE, "pubkey": OTHER_KEY, "what": "differs", "text": "pays one recipient more", **changes}
 
 
-def test_why_the_fund_does_not_pay_names_the_guardian_that_differs() -> None:
+def test_why_the_fund_does_not_pay_names_the_guardian_that_differs(capsys: pytest.CaptureFixture[str]) -> None:
     reasons = [trouble(), trouble(node=None, pubkey=None, what="waits", text="60 blocks are missing")]
     value = wire(fund_models.WhyNotPaid, sequence=8, have=2, need=3, troubles=reasons)
     lines = screens_fund.airdrop_why(value).splitlines()
@@ -189,6 +189,8 @@ def test_why_the_fund_does_not_pay_names_the_guardian_that_differs() -> None:
     lines = why.explain("airdrop", control)
     assert "The fund holds 100.00 of 100.00 FLOP, enough to pay out." in lines
     assert "Guardian cdcdcdcdcdcd…: pays one recipient more" in lines
+    assert run(control, "why", "airdrop") == exits.OK
+    assert WARNING in capsys.readouterr().out
     idle = wire(fund_models.WhyNotPaid, sequence=1, have=0, need=3, troubles=[])
     lines = why.explain("fund", Fake({"airdrop.next": next_round(work=None), "airdrop.why": idle}))
     assert "It waits for: block 1260" in lines
