@@ -1,4 +1,4 @@
-"""`network.* param.* proposal.*`: thin, the work is in governance.py, deciding.py and the pure modules."""
+"""`network.* param.* proposal.*`: thin, the work is in governance.py, deciding.py and verify.py."""
 
 import asyncio
 import time
