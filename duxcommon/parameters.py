@@ -58,7 +58,7 @@ class Parameters(Model):
         int,
         Field(ge=1, le=EPOCHS, description="In so many tenths of the window a payout key must have settled work."),
         Governed(4, "tenths of the window", step=1),
-    ] = 3
+    ] = 2
     min_tax_paid: Annotated[
         int,
         Field(ge=DUST, le=MAX_MONEY, description="Least tax that a payout key's work paid within the window."),
