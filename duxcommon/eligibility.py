@@ -6,9 +6,9 @@ price. Of the qualified keys those are ELIGIBLE that the cap lets in: the shares
 multiple of the tax that the key paid in it. Amounts are koinu.
 
 The share is the same for all. It is never more than an equal division among all qualified keys, so that keeping others
-out by the cap brings nobody more; where caps are lower, it is the share that pays out most of the fund, and the rest
-waits. A rule that pays out everything or nothing could stop the fund for ever: what is not paid makes the next share
-larger, which fits even fewer caps.
+out by the cap brings nobody more. Where caps are lower, it is the share that pays out the most in the window to at
+least half of them, and the rest waits. A rule that pays out everything or nothing could stop the fund for ever: what is
+not paid makes the next share larger, which fits even fewer caps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -76,10 +76,6 @@ class Demands:
     def capped(self, tax: int) -> int:
         """The most that the shares of a window may come to for a key whose work paid this tax."""
         return tax * self.share_cap_pct // PCT
-
-    def room(self, tax: int) -> int:
-        """The largest share that the cap still leaves to such a key; it may be negative."""
-        return self.capped(tax) - self.shares_paid
 
     def tax_for(self, shares: int) -> int:
         """The least tax whose cap reaches so much."""
@@ -155,10 +151,12 @@ NOBODY = Admission(0, full=False, keys=())
 
 
 def admitted(qualified: Sequence[Score], demands: Demands) -> Admission:
-    """The share that pays out the most, and the keys that the cap lets have it.
+    """The share that pays out the most in the window under the cap, and the keys that the cap lets have it.
 
-    Of two shares that pay out the same, the smaller one, which more keys have. An empty fund is looked at as if it
-    could pay the smallest share, so that a key's standing can be told at any time.
+    What is maximised is the level that the shares of the window reach, times the keys that may come so far; half of the
+    qualified keys at least. Otherwise round after round could go to the few whose cap is high, and keep the level above
+    everybody else's cap for ever. Of two levels that pay out the same, the lower one, which more keys reach. An empty
+    fund is looked at as if it could pay the smallest share, so that a key's standing can be told at any time.
     """
     if not qualified:
         return NOBODY
@@ -166,12 +164,13 @@ def admitted(qualified: Sequence[Score], demands: Demands) -> Admission:
     ranked = sorted(qualified, key=lambda one: (-one.tax, one.pubkey))
     best, count = 0, 0
     for number, one in enumerate(ranked, 1):
-        share = min(equal, demands.room(one.tax))
-        if share < DUST:
-            break
-        if share * number >= best * count:
-            best, count = share, number
-    return Admission(best, best == equal and count == len(ranked), tuple(ranked[:count])) if count else NOBODY
+        level = min(demands.shares_paid + equal, demands.capped(one.tax))
+        if 2 * number >= len(ranked) and level * number >= best * count:
+            best, count = level, number
+    share = best - demands.shares_paid
+    if share < DUST:
+        return NOBODY
+    return Admission(share, share == equal and count == len(ranked), tuple(ranked[:count]))
 
 
 def covered_from(locks: Iterable[Lock], window: Window, price: int) -> int | None:

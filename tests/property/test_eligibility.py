@@ -30,17 +30,17 @@ KEYS = [pubkey_of(bytes([n]) * 32) for n in range(1, 5)]
 
 
 def brute_force(qualified: list[Score], demands: Demands) -> tuple[int, set[bytes]]:
-    """Try the equal part and every key's own room as the share of all who can have it; the one that pays most."""
+    """Try the level with the equal part and every key's own cap as the level of all who can reach it, at least half."""
     if not qualified:
         return 0, set()
-    equal = max(demands.spendable // len(qualified), DUST)
+    top = demands.shares_paid + max(demands.spendable // len(qualified), DUST)
     best: tuple[int, int] = (0, 0)
     found: tuple[int, set[bytes]] = (0, set())
-    for share in {equal, *(demands.room(one.tax) for one in qualified)}:
-        keys = {one.pubkey for one in qualified if demands.room(one.tax) >= share}
-        if DUST <= share <= equal and (share * len(keys), len(keys)) > best:
-            best, found = (share * len(keys), len(keys)), (share, keys)
-    return found
+    for level in {top, *(demands.capped(one.tax) for one in qualified)}:
+        keys = {one.pubkey for one in qualified if demands.capped(one.tax) >= level}
+        if level <= top and 2 * len(keys) >= len(qualified) and (level * len(keys), len(keys)) > best:
+            best, found = (level * len(keys), len(keys)), (level - demands.shares_paid, keys)
+    return found if found[0] >= DUST else (0, set())
 
 
 TAXES = st.lists(st.integers(1, 60 * DUST), max_size=30)
@@ -48,7 +48,7 @@ AMOUNTS = st.integers(0, 2000 * DUST)
 
 
 @given(TAXES, AMOUNTS, st.integers(0, 60 * DUST), st.integers(100, 900), st.randoms(use_true_random=False))
-def test_the_share_pays_out_the_most_that_the_cap_allows_and_never_more_than_the_fund_holds(
+def test_the_share_pays_out_the_most_of_the_window_under_the_cap_and_never_more_than_the_fund_holds(
     taxes: list[int], spendable: int, paid: int, cap: int, random: Any
 ) -> None:
     keys = [Score(bytes([2, n]) + b"\0" * 31, tax=tax, epochs=9, bond=1) for n, tax in enumerate(taxes)]

@@ -175,8 +175,13 @@ def test_a_share_is_never_more_than_a_multiple_of_the_tax_that_each_key_paid() -
 
 
 def test_one_key_never_gets_more_for_others_being_kept_out() -> None:
-    # An equal part is 100/4; that three keys can't have it brings the fourth nothing.
-    assert shares([1000, 1, 1, 1], capped_at(100)) == (25, 1, False)
+    # An equal part is 100/4; that two keys can't have it brings the others nothing.
+    assert shares([1000, 1000, 1, 1], capped_at(100)) == (25, 2, False)
+
+
+def test_a_single_key_that_paid_very_much_tax_keeps_nobody_out() -> None:
+    assert shares([1000, 1, 1, 1], capped_at(100)) == (4, 4, False)
+    assert shares([5, 5, 5, 5, 1000], capped_at(1000, shares_paid=12)) == (8, 5, False)
 
 
 def test_a_few_keys_that_paid_little_do_not_hold_down_the_share_of_the_many() -> None:
@@ -186,6 +191,10 @@ def test_a_few_keys_that_paid_little_do_not_hold_down_the_share_of_the_many() ->
 def test_of_two_shares_that_pay_out_the_same_the_one_that_more_keys_get_is_taken() -> None:
     # 16 for one key or 8 for two.
     assert shares([2, 4], capped_at(100)) == (8, 2, False)
+
+
+def test_when_most_had_what_the_cap_allows_the_fund_waits_instead_of_paying_the_few() -> None:
+    assert shares([5, 5, 5, 5, 1000], capped_at(1000, shares_paid=20)) == (0, 0, False)
 
 
 def test_a_fund_that_can_not_be_paid_out_whole_pays_what_it_can() -> None:
