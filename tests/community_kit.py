@@ -178,6 +178,7 @@ class Guarded:
         self.network: NetworkDefinition = load_network(self.net.layout.folder / "network.yaml")
         self.script = fund_script(self.network)
         self.redeem = guardians_redeem(self.network.guardians, self.network.guardians_m)
+        self.tax_bps = self.network.parameters.tax_bps
         self.chain = self.net.chain
         self.reader = Reader(self.chain, self.script)
 
@@ -305,7 +306,7 @@ class Guarded:
         txid = self.pay([(p2sh_script(terms.script()), amount), (op_return_script(note.encode()), 0)])
 
         def close() -> str:
-            closing = closing_tx(terms, [Coin(txid, 0, amount)], gross, RULES.tax_bps, self.script)
+            closing = closing_tx(terms, [Coin(txid, 0, amount)], gross, self.tax_bps, self.script)
             signed = [[sign_input(closing.tx, 0, closing.redeem, each)] for each in (BUYER, secret)]
             return self.send(finish_close(closing, *signed))
 
@@ -437,17 +438,23 @@ def altered(paid: SeenTx, change: Callable[[list[tuple[bytes, int]]], None]) -> 
 
 
 @contextmanager
-def guarded(workers: Sequence[str] = ("alice", "bob", "carol"), nodes: int = 5) -> Iterator[Guarded]:
+def guarded(
+    workers: Sequence[str] = ("alice", "bob", "carol"),
+    nodes: int = 5,
+    *,
+    parameters: Parameters = RULES,
+    guardians: int | None = None,
+) -> Iterator[Guarded]:
     """Nodes of which the first five guard the fund; the workers have bonds that count at the tip."""
     chain = ChainChoice(auto_mine_s=0)
-    with running_devnet(nodes, parameters=RULES, chain=chain, start=False) as net:
+    with running_devnet(nodes, parameters=parameters, guardians=guardians, chain=chain, start=False) as net:
         net.start_chain()
         net.mine(20)
         made = Guarded(net, workers)
         made.fill_purse()
         for node in workers:
             made.bond(made.payouts[node])
-        net.mine(WINDOW + 1)
+        net.mine(parameters.window_blocks + 1)
         net.start([f"{node}/{daemon}" for node in net.layout.nodes for daemon in DAEMONS])
         try:
             made.caught_up()
