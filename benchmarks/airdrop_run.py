@@ -93,8 +93,8 @@ class Campaign:
     keys: int
     first: int
     last: int
-    griefing: bool = False
-    """They pay the minimum of tax and no more: qualified keys with the least room, to hold down what others get."""
+    tax: int = 0
+    """What each pays in a window, whatever it brings; 0: as little as lets it in."""
 
 
 @dataclass(slots=True)
@@ -295,8 +295,8 @@ class World:
         washing = plan is not None and plan.first <= epoch <= plan.last and self.wash.bonded[0]
         if plan is not None and plan.first - rules.epochs < epoch <= plan.last:
             beat = epoch * rules.epochs_needed // rules.epochs != (epoch - 1) * rules.epochs_needed // rules.epochs
-            least = max(DUST, -(-rules.min_tax_paid // rules.epochs_needed)) if plan.griefing else DUST
-            extra = self._extra(honest, past) if washing and not plan.griefing else 0
+            least = max(DUST, -(-plan.tax // rules.epochs_needed))
+            extra = self._extra(honest, past) if washing and not plan.tax else 0
             self._wash(max(extra, least if beat else 0), plan.keys)
         inside = washing and self.wash.qualified(rules)
         chosen = self._admitted(honest, self.wash.tax if inside else -1, past, run.balance)

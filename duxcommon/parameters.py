@@ -72,7 +72,7 @@ class Parameters(Model):
             description="All shares of a window are at most this much of the tax that the key's work paid in it.",
         ),
         Governed(6, "percent", step_pct=25),
-    ] = 3200
+    ] = 2400
     bond_multiple_pct: Annotated[
         int,
         Field(ge=0, le=1_000_000, description="The bond, as a multiple of what one key was paid in the window before."),

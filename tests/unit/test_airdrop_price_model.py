@@ -86,7 +86,7 @@ def paid_keys(run: Run) -> int:
 
 
 @pytest.mark.parametrize("begun", [0, 700 * COIN])
-@pytest.mark.parametrize("campaign", [None, Campaign(7, 15, 40), Campaign(7, 15, 40, griefing=True)])
+@pytest.mark.parametrize("campaign", [None, Campaign(7, 15, 40), Campaign(7, 15, 40, RULES.min_tax_paid)])
 @pytest.mark.parametrize("shape", ["equal", "lognormal", "few big"])
 def test_what_went_into_the_fund_was_paid_out_or_is_still_there_to_the_koinu(
     shape: str, campaign: Campaign | None, begun: int
@@ -151,9 +151,17 @@ def test_a_fund_that_is_large_for_the_trade_around_it_is_paid_out_all_the_same(t
 def test_keys_that_qualify_as_cheaply_as_can_be_do_not_hold_down_what_others_get() -> None:
     nodes = population("lognormal", 40)
     alone = World(nodes, RULES, 8, flat, since=40).go(140)
-    beside = World(nodes, RULES, 8, flat, Campaign(8, 30, 139, griefing=True), since=40).go(140)
+    beside = World(nodes, RULES, 8, flat, Campaign(8, 30, 139, RULES.min_tax_paid), since=40).go(140)
     assert beside.attack.tax > 0
     assert sum(beside.gains) > 0.85 * sum(alone.gains)
+
+
+def test_one_key_with_more_tax_than_all_others_does_not_keep_them_out() -> None:
+    nodes = population("few big", 40)
+    alone = World(nodes, RULES, 8, flat, since=40).go(140)
+    beside = World(nodes, RULES, 8, flat, Campaign(1, 30, 139, 40 * MEAN_TAX), since=40).go(140)
+    assert beside.inclusion(40, 139) > 0.9
+    assert sum(beside.gains) > sum(alone.gains)
 
 
 def test_what_each_node_got_is_measured_in_equal_parts_of_what_came_in() -> None:
