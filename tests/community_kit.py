@@ -24,7 +24,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from btclib.tx import Tx
+from btclib.tx import Tx, TxIn
 from devchain_kit import OWN, SECRETS, spend
 
 from dux_airdropd.plan import DEPTH, STEP, turn
@@ -45,6 +45,7 @@ from duxcommon.coin.script import (
     op_return_script,
     p2pkh_script,
     p2sh_script,
+    parse_escrow,
     pubkey_of,
 )
 from duxcommon.coin.tx import Coin, closing_tx, finish_close, make_tx, parse_tx, serialize_tx, sign_input, txid_of
@@ -138,6 +139,32 @@ class Reader:
                         anchor = (tx.txid, vout)
         return found
 
+    def earned(self, above: int, to: int) -> dict[bytes, int]:
+        """Provider's script → koinu of tax that its settled work paid in blocks above a height, up to another."""
+        taxes: dict[bytes, int] = {}
+        for txs in self.blocks()[above if above > 0 else 0 : to]:
+            for tx in txs[1:]:
+                if len(tx.pays) < 2 or tx.pays[1][0] != self._fund or not all(map(_closes, tx.tx.vin)):
+                    continue
+                (provider, payout), (_, tax) = tx.pays[:2]
+                assert tax == max((payout + tax) * RULES.tax_bps // 10_000, DUST)
+                taxes[provider] = taxes.get(provider, 0) + tax
+        return taxes
+
+    def bonded(self, to: int, until: int) -> dict[bytes, int]:
+        """Owner's script → koinu of its bonds that confirmed up to a height and are locked until another at least."""
+        bonds: dict[bytes, int] = {}
+        for txs in self.blocks()[:to]:
+            for tx in txs:
+                note = decode(tx.note) if tx.note else None
+                if not isinstance(note, BondNote) or note.lock_height < until:
+                    continue
+                locked = bond_output(note.pubkey, note.lock_height)
+                amount = sum(amount for script, amount in tx.pays if script == locked)
+                owner = p2pkh_script(note.pubkey)
+                bonds[owner] = bonds.get(owner, 0) + amount
+        return bonds
+
     def notes(self, sequence: int) -> int:
         """In how many transactions of all blocks the payout of that number says that it is one."""
         count = 0
@@ -146,6 +173,15 @@ class Reader:
                 note = decode(tx.note) if tx.note else None
                 count += isinstance(note, FundNote) and (note.kind, note.sequence) == ("payout", sequence)
         return count
+
+
+def _closes(txin: TxIn) -> bool:
+    """Whether an input shows the script of a channel."""
+    script_sig = bytes(txin.script_sig)
+    return any(
+        script_sig[-len(redeem) :] == redeem and parse_escrow(redeem) is not None
+        for redeem in (script_sig[-size:] for size in range(140, 152))
+    )
 
 
 def assert_equal_shares(paid: Paid, scripts: Iterable[bytes]) -> int:
@@ -332,6 +368,10 @@ class Guarded:
         self.give(flop)
         self.net.mine(1)
         return self.due()
+
+    def planned(self, node: str) -> Any:
+        """The transaction of the fund that a node sees coming."""
+        return wait_until(lambda: self.net.call(node, "airdrop.next")["work"], ROUND_S, "a round to be planned")
 
     def leader(self, sequence: int, since: int, tip: int) -> str:
         """Whose turn it is at a height."""

@@ -5,19 +5,15 @@ DUX_COIND names, and dux-devchain in litecoind's dialect (all other tests of who
 """
 
 import json
-import os
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from devchain_kit import LITECOIND
-from flopd_kit import FLOPCOIND, RealCore, until
+from flopd_kit import FLOPCOIND
+from ground_kit import Ground, Stage, open_ground
 
-from dux_devnet.layout import ChainChoice
 from dux_devnet.network import wait_until
 from dux_flopd.blocks import SeenTx, parse_block
 from duxcommon.coin import settlement
@@ -35,176 +31,6 @@ ESCROW = {"lock_blocks": 600, "close_margin": 20}
 """A lock height that a test can mine up to."""
 DEADLINE_S = 120
 """A trial chain counts a block for each second of it, and all of them must lie before the lock height."""
-FIRST_TIME = 1_700_000_000
-
-
-class Ground:
-    """A chain whose blocks the test makes."""
-
-    choice: ChainChoice
-    overrides: dict[str, dict[str, Any]]
-    title: str
-    """The daemon and its version."""
-
-    def attach(self, net: TestNet) -> None:
-        """The network on this chain is there now."""
-
-    def ask(self, method: str, *params: Any) -> Any:
-        """A call to the node that makes the blocks."""
-        raise AssertionError
-
-    def mine(self, blocks: int) -> None:
-        """Blocks, which every node's Core has when it returns."""
-        raise AssertionError
-
-    def give(self, address: str, flop: int) -> None:
-        """Coins for an address; they are not mined yet."""
-        raise AssertionError
-
-    def close(self) -> None:
-        """Stop what was started."""
-
-
-class DevGround(Ground):
-    """dux-devchain, which the devnet starts by itself."""
-
-    def __init__(self) -> None:
-        self.choice = ChainChoice(dialect="modern", auto_mine_s=0)
-        self.overrides = {}
-
-    def attach(self, net: TestNet) -> None:
-        self.net = net
-        self.title = f"dux-devchain, version {self.ask('getnetworkinfo')['subversion']}"
-
-    def ask(self, method: str, *params: Any) -> Any:
-        return self.net.chain(method, *params)
-
-    def mine(self, blocks: int) -> None:
-        self.net.mine(blocks)
-
-    def give(self, address: str, flop: int) -> None:
-        self.net.chain("faucet", address, str(flop))
-
-
-class CoreGround(Ground):
-    """A Core for each node; carol's makes the blocks."""
-
-    def __init__(self, folder: Path, binary: Path) -> None:
-        self.binary = binary
-        self.cores: dict[str, RealCore] = {}
-        try:
-            self._start(folder)
-        except BaseException:
-            self.close()
-            raise
-
-    def _start(self, folder: Path) -> None:
-        self.miner = self.cores["carol"] = RealCore(folder / "carol", self.binary)
-        for node in ("alice", "bob"):
-            self.cores[node] = RealCore(folder / node, self.binary, connect=self.miner.p2p_port)
-        self.many = self.miner.dialect == "modern"
-        self.purse = "purse" if self.many else None
-        self.time = FIRST_TIME
-        if self.many:
-            self.miner.make_wallet("purse")
-        for node in ("alice", "bob"):
-            core = self.cores[node]
-            until(lambda core=core: core.call("getconnectioncount") > 0, f"connection of {node}'s Core")  # type: ignore[misc]
-        params = self.miner.params
-        self.choice = ChainChoice(name=params.name, dialect=self.miner.dialect, url="real", birth_height=0)
-        self.overrides = {
-            f"{node}/flopd": {
-                "core": {
-                    "url": f"http://127.0.0.1:{core.port}/" + (f"wallet/{node}" if self.many else ""),
-                    "cookie": str(core.cookie),
-                }
-            }
-            for node, core in self.cores.items()
-        }
-        said = subprocess.run([self.binary, "--version"], capture_output=True, text=True, check=True).stdout
-        self.title = f"{said.splitlines()[0]} ({self.binary}), {self.ask('getnetworkinfo')['subversion']}"
-        self.mine(params.early_maturity + 10)
-
-    def ask(self, method: str, *params: Any) -> Any:
-        return self.miner.call(method, *params)
-
-    def mine(self, blocks: int) -> None:
-        for node in ("alice", "bob"):
-            self._hand_over(self.cores[node], self.miner)
-        target = self.miner.call("getnewaddress", "", *(["legacy"] if self.many else []), wallet=self.purse)
-        if self.miner.litecoin:
-            self.miner.call("generatetoaddress", blocks, target, wallet=self.purse)
-        else:
-            for _ in range(blocks):
-                # Without this, a Dogecoin descendant's first blocks take minutes.
-                self.time += 3
-                for core in self.cores.values():
-                    core.call("setmocktime", self.time)
-                self.miner.call("generatetoaddress", 1, target)
-        tip = self.ask("getbestblockhash")
-        for node, core in self.cores.items():
-            until(lambda core=core: core.call("getbestblockhash") == tip, f"the newest block at {node}'s Core", 60)  # type: ignore[misc]
-
-    def give(self, address: str, flop: int) -> None:
-        self.miner.call("sendtoaddress", address, str(flop), wallet=self.purse)
-
-    @staticmethod
-    def _hand_over(giver: RealCore, taker: RealCore) -> None:
-        """What waits at one node, parents first: by themselves the nodes take seconds."""
-        waiting, known = giver.call("getrawmempool", True), set(taker.call("getrawmempool"))
-        for txid in sorted(set(waiting) - known, key=lambda txid: waiting[txid]["ancestorcount"]):
-            taker.call("sendrawtransaction", giver.call("getrawtransaction", txid))
-
-    def close(self) -> None:
-        for core in self.cores.values():
-            core.process.terminate()
-        for core in self.cores.values():
-            core.process.wait(60)
-
-
-def open_ground(kind: str, folder: Path) -> Ground:
-    """A fresh chain; skips the test where its daemon is missing."""
-    if kind.startswith("devchain"):
-        return DevGround()
-    binary = LITECOIND if kind == "litecoind" else Path(FLOPCOIND)
-    if kind == "litecoind" and not binary.exists():
-        pytest.skip("not run: litecoind is not installed (apt install litecoind)")
-    assert os.access(binary, os.X_OK), f"DUX_COIND={FLOPCOIND} is no program"
-    return CoreGround(folder, binary)
-
-
-@dataclass
-class Stage:
-    """A network on its chain."""
-
-    ground: Ground
-    net: TestNet
-
-    def mining(self, question: Callable[[], Any], what: str, seconds: float = 90.0) -> Any:
-        """A block about twice a second until the answer is true."""
-
-        def look() -> Any:
-            self.ground.mine(1)
-            return question()
-
-        return wait_until(look, seconds, what, pause=0.4)
-
-    def called(self, data: bytes) -> Any:
-        """One paid call of bob's, to its end."""
-        task = self.net.order("bob", "hello-words", data, deadline_s=DEADLINE_S)["id"]
-
-        def ended() -> Any:
-            found = self.net.call("bob", "task.status", {"id": task, "wait_s": 0.5})
-            return found if found["state"] in ENDED else None
-
-        found = self.mining(ended, f"task {task[:8]}… to end")
-        assert found["state"] == "DONE", found
-        return found
-
-    def seen(self, channel: str, state: str, *nodes: str) -> Any:
-        """The channel when all these nodes see it in `state`."""
-        views = [self.net.channel(node, channel) for node in nodes]
-        return views[0] if all(view["state"] == state for view in views) else None
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -224,6 +50,19 @@ def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
                 yield made
         finally:
             ground.close()
+
+
+def called(stage: Stage, data: bytes) -> Any:
+    """One paid call of bob's, to its end."""
+    task = stage.net.order("bob", "hello-words", data, deadline_s=DEADLINE_S)["id"]
+
+    def ended() -> Any:
+        found = stage.net.call("bob", "task.status", {"id": task, "wait_s": 0.5})
+        return found if found["state"] in ENDED else None
+
+    found = stage.mining(ended, f"task {task[:8]}… to end")
+    assert found["state"] == "DONE", found
+    return found
 
 
 def read_chain(ground: Ground) -> dict[str, tuple[int, SeenTx]]:
@@ -272,7 +111,7 @@ def test_four_paid_calls_cost_two_transactions_and_chain_and_books_agree_to_the_
     before = {node: net.balance(node) for node in ("alice", "bob")}
     start = ground.ask("getblockcount")
     for number in range(CALLS):
-        task = stage.called(b"one two two " * (number + 1))
+        task = called(stage, b"one two two " * (number + 1))
         assert task["price"] == PRICE
     words = json.loads(net.ctl("bob", "task", "result", task["id"]).stdout)
     assert (words["words"], words["different"]) == (12, 2)

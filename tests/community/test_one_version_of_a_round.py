@@ -135,7 +135,7 @@ def test_a_reorganisation_under_the_snapshot_changes_who_is_paid_and_how_much(fu
     due = fund.due()
     fund.mine_to(due - STEP)
     tip = fund.caught_up()
-    before = fund.net.call("alice", "airdrop.next")["work"]
+    before = fund.planned("alice")
     assert (before["snapshot"], before["recipients"]) == (due - DEPTH, 3)
 
     fund.reorganise(lost)

@@ -19,8 +19,6 @@ from tests.voting_kit import Assembly, assembled
 OLD_TAX, NEW_TAX = 500, 450
 PRICE = COIN // 2
 """Of apps/hello-words."""
-DEPOSIT = "1"
-"""FLOP of a channel: two calls, and one block on top of it is enough."""
 AWAY = ("dave/escrowd", "dave/airdropd", "dave/registryd", "dave/flopd")
 RULED = ("escrowd", "registryd", "airdropd")
 """Daemons that tell which version of the rules they use."""
@@ -39,49 +37,13 @@ STORY: dict[str, Any] = {}
 """What one test hands to the next."""
 
 
-def open_channel(votes: Assembly, buyer: str, provider: str) -> dict[str, Any]:
-    """A channel whose deposit is in the next block."""
-    channel = votes.ask(buyer, "channel", "open", votes.fund.node_id(provider), DEPOSIT)["id"]
-    votes.mine()
-    opened: dict[str, Any] = votes.net.wait_channel(buyer, channel, "OPEN")
-    votes.net.wait_channel(provider, channel, "OPEN")
-    return opened
-
-
-def close_channel(votes: Assembly, buyer: str, provider: str, channel: str) -> dict[str, Any]:
-    """The channel once its close is in a block."""
-    votes.ctl(buyer, "channel", "close", channel)
-    votes.mine()
-    votes.net.wait_channel(provider, channel, "CLOSED")
-    closed: dict[str, Any] = votes.net.wait_channel(buyer, channel, "CLOSED")
-    return closed
-
-
 def versions(votes: Assembly, nodes: list[str]) -> set[int | None]:
     """Of the rules that the daemons of these nodes use."""
     return {votes.net.client(node, daemon).call("daemon.status")["rules"] for node in nodes for daemon in RULED}
 
 
-def settled(votes: Assembly, closed: dict[str, Any]) -> dict[str, Any]:
-    """What every node's chain says of the transaction that closed a channel."""
-
-    def read(node: str) -> Any:
-        params = {"from_height": 0, "to_height": votes.fund.height, "limit": 1000}
-        facts = votes.net.call(node, "chain.settlements", params)["facts"]
-        return next(fact for fact in facts if fact["txid"] == closed["close_txid"])
-
-    found: dict[str, Any] = votes.same(read)
-    return found
-
-
-def tax_of(votes: Assembly, worker: str) -> int:
-    """The tax that a node's work counts with now, as every node says."""
-    params = {"pubkey": votes.net.call(worker, "key.payout")["pubkey"], "height": votes.fund.height}
-    return int(votes.same(lambda node: votes.net.call(node, "node.standing", params))["tax"])
-
-
 def test_people_vote_with_dux_ctl_and_every_node_sees_it_the_same(votes: Assembly) -> None:
-    STORY["old"] = open_channel(votes, "bob", "alice")
+    STORY["old"] = votes.open_channel("bob", "alice")
     votes.net.run_task("bob", "hello-words", b"one two two")
     votes.fund.work()
     votes.caught_up()
@@ -110,13 +72,13 @@ def test_the_tax_changes_at_the_same_block_on_every_node(votes: Assembly) -> Non
     assert running == ["alice", "bob", "carol", "erin"]
     votes.to(change - 2)
     # Its deposit will be in the last block of the old rules.
-    last = open_channel(votes, "carol", "alice")
+    last = votes.open_channel("carol", "alice")
     assert last["contract"]["tax_bps"] == OLD_TAX
     assert votes.fund.height == change - 1
     wait_until(lambda: versions(votes, running) == {0}, ROUND_S, "all daemons at the block before the change")
     assert votes.same(lambda node: votes.net.call(node, "network.show")["tax_bps"]) == OLD_TAX
 
-    first = open_channel(votes, "bob", "carol")
+    first = votes.open_channel("bob", "carol")
     assert first["contract"]["tax_bps"] == NEW_TAX
     assert votes.fund.height == change
     wait_until(lambda: versions(votes, running) == {1}, ROUND_S, "all daemons at the block of the change")
@@ -130,36 +92,36 @@ def test_the_tax_changes_at_the_same_block_on_every_node(votes: Assembly) -> Non
 
 
 def test_an_open_channel_keeps_its_tax_and_is_settled_work_and_a_new_one_takes_the_new(votes: Assembly) -> None:
-    assert tax_of(votes, "alice") == 0, "what counted at the vote has left the window"
+    assert votes.tax_of("alice") == 0, "what counted at the vote has left the window"
     votes.net.run_task("bob", "hello-words", b"three")
-    old = close_channel(votes, "bob", "alice", STORY["old"]["id"])
+    old = votes.close_channel("bob", "alice", STORY["old"]["id"])
     assert (old["gross"], old["contract"]["tax_bps"]) == (2 * PRICE, OLD_TAX)
-    fact = settled(votes, old)
+    fact = votes.settled(old)
     paid = 2 * PRICE * OLD_TAX // 10_000
     assert (fact["tax"], fact["payout"]) == (paid, 2 * PRICE - paid)
-    assert tax_of(votes, "alice") == paid
+    assert votes.tax_of("alice") == paid
 
-    new = open_channel(votes, "bob", "alice")
+    new = votes.open_channel("bob", "alice")
     assert new["contract"]["tax_bps"] == NEW_TAX
     votes.net.run_task("bob", "hello-words", b"four")
-    fact = settled(votes, close_channel(votes, "bob", "alice", new["id"]))
+    fact = votes.settled(votes.close_channel("bob", "alice", new["id"]))
     less = PRICE * NEW_TAX // 10_000
     assert (fact["tax"], fact["payout"]) == (less, PRICE - less)
-    assert tax_of(votes, "alice") == paid + less
+    assert votes.tax_of("alice") == paid + less
     votes.net.assert_audit("alice", "bob")
 
 
 def test_work_at_the_old_rate_in_a_channel_of_the_new_does_not_count(votes: Assembly) -> None:
     # Long after the change: what was in force a day ago is still taken.
     votes.to(STORY["change"] + 150)
-    assert tax_of(votes, "carol") == 0
+    assert votes.tax_of("carol") == 0
     votes.fund.tax_bps = OLD_TAX
     votes.fund.work(["carol"])
     votes.fund.tax_bps = NEW_TAX
     votes.fund.work(["bob", "dave"])
     votes.caught_up()
-    assert tax_of(votes, "carol") == 0
-    assert tax_of(votes, "bob") == 4 * COIN * NEW_TAX // 10_000
+    assert votes.tax_of("carol") == 0
+    assert votes.tax_of("bob") == 4 * COIN * NEW_TAX // 10_000
 
 
 def test_a_node_that_was_off_uses_no_rule_that_it_does_not_know(votes: Assembly) -> None:
@@ -190,7 +152,7 @@ def test_it_comes_to_the_same_rules_and_the_same_eligible_keys(votes: Assembly) 
     assert page["rules"] == 1
     # The electorate of the past, which it never saw when it was the present.
     assert votes.shown(STORY["proposal"])["tally"]["electorate"] == 4
-    assert open_channel(votes, "dave", "alice")["contract"]["tax_bps"] == NEW_TAX
+    assert votes.open_channel("dave", "alice")["contract"]["tax_bps"] == NEW_TAX
     wait_until(lambda: versions(votes, ["dave"]) == {1}, ROUND_S, "all daemons of dave at the new rules")
 
 
