@@ -11,7 +11,7 @@ from duxcommon.api.governance import ProposalState
 from duxcommon.coin.notes import Spend
 from duxcommon.coin.params import CHAINS
 from duxcommon.db import Store
-from duxcommon.errors import DuxError, ProposalUnknown
+from duxcommon.errors import DuxError, ProposalUnknown, RulesPending
 from duxcommon.follow import Kind
 from duxcommon.network import NetworkDefinition, Seat
 from duxcommon.rpc import Client
@@ -157,13 +157,22 @@ class Governance:
     async def census(self, item: Item) -> Census:
         """Who may vote on a proposal, and what the fund could pay then. Raises RulesPending and DuxError."""
         height = item.place[0]
-        electorate = await self.registryd.qualified(height - 1)
+        electorate = await self._electorate(height - 1)
         if not item.signers & electorate:
             # Whoever proposes without a right to can't make this node keep thousands of keys for it.
             electorate = frozenset()
         is_spend = isinstance(item.change, Spend)
         spendable = (await asyncio.to_thread(self.fund.at, height)).spendable if is_spend else None
         return Census(electorate, spendable)
+
+    async def _electorate(self, height: int) -> frozenset[str]:
+        """Payout keys with qualified work at a height. Raises RulesPending and DuxError."""
+        told = await self.registryd.qualified(height)
+        for tip, block in told.tips:
+            # It is kept for good: in a deep reorganisation registryd may still be on the chain that was left.
+            if not await self.flopd.holds(tip, block):
+                raise RulesPending(f"registryd has read another block {tip} than is in the chain now")
+        return told.keys
 
     def _with_nodes(self, book: Book) -> Book:
         """The book with the node ids that documents name."""

@@ -3,13 +3,14 @@
 import hashlib
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from duxcommon.api.airdropd import FundAt, SpentFrom
 from duxcommon.api.common import NodeId, Ok, PubKey
-from duxcommon.api.flopd import Approval, KeyInfo, NoteFact, NotePage, Place, TxIntent, TxOutput
+from duxcommon.api.flopd import Approval, BlockRef, KeyInfo, NoteFact, NotePage, Place, TxIntent, TxOutput
 from duxcommon.api.governance import DocumentText
 from duxcommon.api.registryd import EligiblePage, Identity, NodePage, PeerReply, Standing
 from duxcommon.errors import PeerMisbehaved, RulesPending
@@ -23,6 +24,15 @@ LIVE_NODES = 50
 
 Event = Callable[[sqlite3.Connection, str, str, dict[str, Any]], None]
 """Inside a write: note an event (name, kind, body) for the signed event log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Qualified:
+    """What registryd says of who has qualified work."""
+
+    keys: frozenset[PubKey]
+    tips: frozenset[tuple[int, str]]
+    """Height and hash of the last block that registryd had read, for each page of the answer."""
 
 
 class Fund(Protocol):
@@ -81,6 +91,12 @@ class Flopd:
         """What became of it."""
         return await self._call("tx.status", TxIntent, {"id": intent})
 
+    async def holds(self, height: int, block_hash: str) -> bool:
+        """Whether the block at a height is this one, as far as the chain has been read."""
+        params = {"from_height": height, "to_height": height, "limit": 1}
+        page = await self._call("chain.notes", NotePage, params)
+        return page.tip == BlockRef(height=height, hash=block_hash)
+
     async def notes(self, from_height: int, to_height: int) -> list[NoteFact]:
         """All notes of these blocks. Raises RulesPending when the chain changes meanwhile."""
         found: list[NoteFact] = []
@@ -114,22 +130,23 @@ class Registryd:
         """This node's id."""
         return (await self._client.call("node.self", Identity)).node
 
-    async def qualified(self, height: int) -> frozenset[PubKey]:
+    async def qualified(self, height: int) -> Qualified:
         """All payout keys with qualified work at a height. Raises RulesPending and what registryd answers."""
         keys: list[str] = []
-        digests = set()
+        digests, tips = set(), set()
         after: str | None = None
         while True:
             params = {"height": height, "after": after, "limit": PAGE, "who": "qualified"}
             page = await self._client.call("node.eligible", EligiblePage, params, timeout=ELIGIBLE_TIMEOUT_S)
             keys += [one.pubkey for one in page.keys]
             digests.add(page.digest)
+            tips.add((page.tip.height, page.tip.hash))
             if page.next is None:
                 break
             after = page.next
         if digests != {hashlib.sha256(b"".join(map(bytes.fromhex, keys))).hexdigest()}:
             raise RulesPending(f"the keys with qualified work at block {height} changed while they were read")
-        return frozenset(keys)
+        return Qualified(frozenset(keys), frozenset(tips))
 
     async def lacks(self, pubkey: PubKey, height: int) -> str:
         """What a key lacks to be qualified at a height; empty when it is. Raises RulesPending."""

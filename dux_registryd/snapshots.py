@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from duxcommon.api.airdropd import FundAt
+from duxcommon.api.flopd import BlockRef
 from duxcommon.api.registryd import EligibleKey, EligiblePage, Standing
 from duxcommon.eligibility import Demands, Score, Window, admitted, missing, qualifies
 from duxcommon.errors import RulesPending
@@ -102,8 +103,11 @@ class Snapshots:
             )
         return asked
 
-    async def at(self, asked: int | None) -> Snapshot:
-        """The snapshot of a height. Raises RulesPending, and what airdropd answers."""
+    async def at(self, asked: int | None) -> tuple[Snapshot, BlockRef]:
+        """The snapshot of a height and the last block of the chain that it is of.
+
+        Raises RulesPending, and what airdropd answers.
+        """
         for _ in range(_TRIES):
             height = self.height(asked)
             rules = self._keeper.book.at(height)
@@ -113,10 +117,11 @@ class Snapshots:
                 rules.parameters, bond_price=fund.bond_price, shares_paid=fund.shares_paid, spendable=fund.spendable
             )
             # The generation stands for the blocks' hashes: it changes when one is replaced.
-            name = (window, rules.version, demands, self._ledger.state().generation)
+            state = self._ledger.state()
+            name = (window, rules.version, demands, state.generation)
             found = await self._kept_or_made(name)
-            if found is not None:
-                return found
+            if found is not None and state.tip is not None:
+                return found, state.tip
         raise RulesPending("the chain is being reorganised; the blocks that were replaced are read again")
 
     async def _kept_or_made(self, name: _Name) -> Snapshot | None:
@@ -148,7 +153,7 @@ class Snapshots:
 
     async def page(self, asked: int | None, after: str | None, limit: int, *, qualified: bool) -> EligiblePage:
         """Eligible keys (or all qualified ones) of a snapshot, by key."""
-        snapshot = await self.at(asked)
+        snapshot, tip = await self.at(asked)
         listed = snapshot.qualified if qualified else snapshot.eligible
         keys, more = listed.page(None if after is None else bytes.fromhex(after), limit)
         return EligiblePage(
@@ -161,11 +166,12 @@ class Snapshots:
             digest=listed.digest,
             keys=keys,
             next=keys[-1].pubkey if keys and more else None,
+            tip=tip,
         )
 
     async def standing(self, pubkey: bytes, asked: int | None) -> Standing:
         """Whether a key has a share, and what it lacks."""
-        snapshot = await self.at(asked)
+        snapshot, _ = await self.at(asked)
         window, demands = snapshot.window, snapshot.demands
         found, locks = await asyncio.to_thread(self._ledger.of_key, pubkey, window)
         eligible = pubkey in snapshot.eligible

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from duxcommon.api.airdropd import RuleBook
-from duxcommon.api.flopd import BondFact, BondPage, SettlementFact, SettlementPage
+from duxcommon.api.flopd import BlockRef, BondFact, BondPage, SettlementFact, SettlementPage
 from duxcommon.coin.settlement import RATE_GRACE, rates_for, tax_rate
 from duxcommon.db import Store
 from duxcommon.eligibility import Lock, Score, Window, Work, score
@@ -90,8 +90,13 @@ class State:
 
     generation: int
     """Another one whenever facts were undone or judged otherwise; those that are added don't change it."""
-    height: int
-    """Everything up to this block is there; -1 before the first reading."""
+    tip: BlockRef | None
+    """Everything up to this block is there; None before the first reading."""
+
+    @property
+    def height(self) -> int:
+        """Of that block; -1 before the first reading."""
+        return -1 if self.tip is None else self.tip.height
 
 
 class Judge:
@@ -269,10 +274,10 @@ class Ledger:
 
 
 def _state(connection: sqlite3.Connection) -> State:
-    generation, height = connection.execute(
-        "SELECT generation, (SELECT max(height) FROM followed) FROM judged"
+    generation, height, block = connection.execute(
+        "SELECT generation, height, hash FROM judged LEFT JOIN followed ON height = (SELECT max(height) FROM followed)"
     ).fetchone()
-    return State(generation, -1 if height is None else height)
+    return State(generation, None if height is None else BlockRef(height=height, hash=block))
 
 
 def _add_keys(connection: sqlite3.Connection, pubkeys: set[str]) -> None:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from .common import Address, Base64, Hash32, Koinu, Model, NodeId, PubKey, SignedRecord, Txid, UnixTime
+from .flopd import BlockRef
 from .manifest import Manifest
 
 SocketAddress = Annotated[
@@ -236,6 +237,8 @@ class EligiblePage(Model):
     keys: list[EligibleKey]
     next: PubKey | None
     """Pass as `after` for the next page; null at the end."""
+    tip: BlockRef
+    """The last block read here: whoever has it in his chain has the same snapshot."""
 
 
 class Missing(Model):

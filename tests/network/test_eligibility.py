@@ -164,6 +164,9 @@ def test_a_reorganisation_under_the_snapshot_is_taken_into_account(made: World) 
         made.mine_to(bonded + WINDOW + 4)
         made.caught_up(node)
         until(lambda: lacks(node, KEY1, bonded + WINDOW) == ["epochs"], "the new blocks decide")
+        # Who asks can tell that the answer is of the chain that he has himself.
+        tip = {"height": made.height, "hash": made.chain.call("getblockhash", made.height)}
+        assert node.ask("node.eligible", height=bonded + WINDOW)["tip"] == tip
         with Registryd(made.folder.parent / "b", made).start() as new:
             made.caught_up(new)
             assert node.ask("node.eligible", height=bonded + WINDOW) == new.ask("node.eligible", height=bonded + WINDOW)

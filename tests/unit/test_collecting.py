@@ -16,7 +16,7 @@ from dux_airdropd.ports import Registryd
 from dux_airdropd.rounds import Rounds
 from dux_airdropd.signing import Signing, signers
 from duxcommon.api.airdropd import Cosigned
-from duxcommon.api.flopd import Cosignature, KeyInfo, PrevOut, TxIntent
+from duxcommon.api.flopd import BlockRef, Cosignature, KeyInfo, PrevOut, TxIntent
 from duxcommon.api.registryd import EligibleKey, EligiblePage
 from duxcommon.coin import multisig
 from duxcommon.coin.tx import parse_tx, serialize_tx, txid_of, with_script_sigs
@@ -480,6 +480,7 @@ def page(keys: list[bytes], digest: str, following: bytes | None) -> EligiblePag
     return EligiblePage(
         height=110, rules=0, total=3, qualified=3, share=COIN, full=True, digest=digest,
         keys=[EligibleKey(pubkey=key.hex(), tax=DUST) for key in keys], next=following.hex() if following else None,
+        tip=BlockRef(height=170, hash="ab" * 32),
     )  # fmt: skip
 
 

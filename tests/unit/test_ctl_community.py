@@ -214,7 +214,7 @@ def standing(**changes: Any) -> dict[str, Any]:
 def page(**changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = {
         "height": 1174, "rules": 2, "total": 12, "qualified": 15, "share": 8 * COIN, "full": False, "digest": HASH,
-        "keys": [], "next": None,
+        "keys": [], "next": None, "tip": {"height": 1234, "hash": HASH},
     }  # fmt: skip
     return wire(node_models.EligiblePage, **{**value, **changes})
 

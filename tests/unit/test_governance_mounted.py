@@ -8,7 +8,8 @@ from typing import Any
 
 from dux_governance import rows
 from dux_governance.governance import Governance
-from dux_governance.ports import Flopd, Registryd
+from dux_governance.ports import Flopd, Qualified, Registryd
+from dux_governance.timeline import Entry
 from dux_governance.verify import verify
 from duxcommon.api.airdropd import FundAt, SpentFrom
 from duxcommon.api.flopd import NetworkLabel, NoteFact, Place
@@ -19,10 +20,11 @@ from duxcommon.db import Store
 from duxcommon.errors import DaemonDown
 from duxcommon.money import COIN
 from duxcommon.rpc import Client
-from tests.governance_kit import VOTERS, Chain, Entry, key, member, network
+from tests.governance_kit import VOTERS, Chain, key, member, network
 
 NET = network()
 BORN = 100
+HERE, ELSEWHERE = "aa" * 32, "bb" * 32
 TALLY = BORN + 70
 IN_FORCE = TALLY + 11
 TAX = ParameterChange(1, 450)
@@ -43,12 +45,13 @@ class Voters(Registryd):
         self.asked: list[int] = []
         self.away = False
         self.names: tuple[str, ...] = VOTERS
+        self.tips = frozenset({(BORN + 60, HERE)})
 
-    async def qualified(self, height: int) -> frozenset[str]:
+    async def qualified(self, height: int) -> Qualified:
         if self.away:
             raise DaemonDown("registryd is away")
         self.asked.append(height)
-        return frozenset(map(key, self.names))
+        return Qualified(frozenset(map(key, self.names)), self.tips)
 
 
 class Notes(Flopd):
@@ -56,6 +59,9 @@ class Notes(Flopd):
 
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
+
+    async def holds(self, height: int, block_hash: str) -> bool:
+        return block_hash == HERE
 
     async def notes(self, from_height: int, to_height: int) -> list[NoteFact]:
         return [fact_of(one) for one in self.chain.entries if from_height <= one.place[0] <= to_height]
@@ -164,6 +170,25 @@ def test_while_nobody_tells_who_may_vote_nothing_is_counted_and_the_reason_is_sh
         await mounted.advance(TALLY + 6)
         assert mounted.governance.notes() == []
         assert mounted.governance.book().known_to > IN_FORCE
+
+    run(tmp_path, chain, body)
+
+
+def test_an_electorate_from_another_chain_is_not_kept(tmp_path: Path) -> None:
+    chain, proposal = accepted(TAX)
+
+    async def body(mounted: Mounted) -> None:
+        # Of the pages of one answer the first are of this chain, the last of one that was left.
+        mounted.voters.tips = frozenset({(BORN + 60, HERE), (BORN + 61, ELSEWHERE)})
+        mounted.voters.names = ("x0", "x1")
+        await mounted.advance(TALLY)
+        assert any(f"another block {BORN + 61}" in note for note in mounted.governance.notes())
+        assert mounted.store.read(rows.censuses) == {}
+        mounted.voters.tips = frozenset({(BORN + 61, HERE)})
+        mounted.voters.names = VOTERS
+        await mounted.advance(TALLY + 1)
+        assert mounted.governance.find(proposal).passed
+        assert mounted.governance.notes() == []
 
     run(tmp_path, chain, body)
 
