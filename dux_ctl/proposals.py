@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from duxcommon.errors import InvalidParams
-from duxcommon.money import parse_flop
 
 from . import exits, generated, ids
 from .control import Control
 
 _PUBKEY = re.compile(r"0[23][0-9a-f]{64}")
-_PERCENT = re.compile(r"([0-9]{1,3})(?:\.([0-9]{1,2}))? ?%")
 REPLAY_S = 300.0
 
 CHANGES = """\
 what is changed, one of:
-  NAME VALUE                                a parameter (`dux-ctl param list`); amounts in FLOP, rates like 4.5%
+  NAME VALUE                                a parameter (`dux-ctl param list`); amounts in FLOP, percentages like 4.5%
   --guardian-out KEY --guardian-in NODE:KEY --signatures M
   --arbiter-out KEY --arbiter-in NODE:KEY   at least one of the two
   --spend FLOP --to ADDRESS                 a payment of the fund
@@ -33,7 +31,7 @@ def register(verbs: Any) -> set[str]:
         help="propose a change of the rules, or a payment of the fund",
         description=f"Propose a change of the rules, or a payment of the fund. What it does and the hash of its\n"
         f"text go on the chain; 0.01 FLOP go to the fund.\n\n{CHANGES}",
-        epilog='example: dux-ctl proposal create tax_bps 450 --title "Lower the tax" --text "The fund is full."',
+        epilog='example: dux-ctl proposal create tax_bps 4.5% --title "Lower the tax" --text "The fund is full."',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_change(create)
@@ -57,7 +55,7 @@ def register(verbs: Any) -> set[str]:
         help="see what a change would have done over the last 90 days of this chain",
         description="Reckon what a change would have done to the fund over the last 90 days of this chain.\n\n"
         f"{CHANGES}  ID                                        a proposal",
-        epilog="example: dux-ctl proposal replay tax_bps 450",
+        epilog="example: dux-ctl proposal replay tax_bps 4.5%",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_change(replay)
@@ -105,24 +103,14 @@ def change(args: argparse.Namespace, control: Control) -> dict[str, Any]:
 
 def _parameter(what: list[str]) -> dict[str, Any]:
     from duxcommon.parameters import declared
+    from duxcommon.units import read
 
     if len(what) != 2:
         raise InvalidParams(
-            f"{' '.join(what)!r} is not a parameter and a value", hint="Write them like this: tax_bps 450"
+            f"{' '.join(what)!r} is not a parameter and a value", hint="Write them like this: tax_bps 4.5%"
         )
     name, text = what
-    return {"kind": "parameter", "name": name, "value": _value(text, declared(name).governed.unit)}
-
-
-def _value(text: str, unit: str) -> int:
-    """A parameter's value in its unit, from what people write."""
-    if unit == "koinu":
-        return parse_flop(text.removesuffix("FLOP"))
-    if unit == "hundredths of a percent" and (match := _PERCENT.fullmatch(text)):
-        return int(match[1]) * 100 + int((match[2] or "").ljust(2, "0"))
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise InvalidParams(f"{text[:40]!r} is not a whole number of {unit}", hint="Write it like 450.")
-    return int(text)
+    return {"kind": "parameter", "name": name, "value": read(text, declared(name).governed.unit)}
 
 
 def _guardians(args: argparse.Namespace, control: Control) -> dict[str, Any]:

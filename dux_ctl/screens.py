@@ -4,12 +4,14 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from duxcommon import units
 from duxcommon.errors import DuxError
 
 if TYPE_CHECKING:
     from .control import Control
 
 Screen = Callable[[dict[str, Any]], str]
+percent = units.percent
 
 _MODULES = {
     "fund.status": "screens_fund",
@@ -84,10 +86,3 @@ def count(number: int, what: str) -> str:
 def blocks(number: int) -> str:
     """`1 block`, `12 blocks`."""
     return count(number, "block")
-
-
-def percent(bps: int) -> str:
-    """Hundredths of a percent as a percentage: `4.5 %`."""
-    whole, part = divmod(abs(bps), 100)
-    text = f"{whole}.{part:02d}".rstrip("0").rstrip(".")
-    return f"{'-' if bps < 0 else ''}{text} %"

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from duxcommon import units
 from duxcommon.api.common import Hash32
 from duxcommon.api.governance import (
     Cast,
@@ -39,7 +40,7 @@ from duxcommon.parameters import BY_NUMBER
 from . import past, proposals, replay, rows, view
 from .documents import change_of, text_of
 from .governance import Governance
-from .proposals import describe
+from .proposals import Reason, Refusal, describe
 from .rows import CastRow
 from .timeline import Item
 
@@ -47,6 +48,14 @@ REPLAYED = 129_600
 """Blocks of one minute in 90 days."""
 WINDOW = 3
 """Number of the parameter `window_blocks`."""
+REMEDIES = {
+    Reason.CONTRADICTS: "`dux-ctl proposal list` shows until when; nothing was sent.",
+    Reason.PROPOSER_BUSY: "A payout key has one proposal running at a time: `dux-ctl proposal list`. Nothing was sent.",
+    Reason.TOO_SOON: "`dux-ctl param history` shows what changed when; nothing was sent.",
+    Reason.IMPOSSIBLE_SEATS: "`dux-ctl network show` lists guardians and arbiters; nothing was sent.",
+    Reason.IMPOSSIBLE_SPEND: "`dux-ctl fund status` shows what the fund holds; nothing was sent.",
+}
+"""What helps somebody whose proposal would be rejected; for the other reasons `dux-ctl param list` does."""
 
 
 class Deciding:
@@ -91,12 +100,12 @@ class Deciding:
         if refusal is None and isinstance(change, Spend):
             refusal = proposals.check_spendable(change, governance.fund.at(governance.height).spendable)
         if refusal is not None:
-            raise ProposalImpossible(refusal.text, details={"reason": refusal.reason.value})
+            raise _impossible(refusal)
         pubkey = (await governance.flopd.payout()).pubkey
         if lacks := await governance.registryd.lacks(pubkey, governance.height):
             raise NotQualified(f"this node's payout key may not propose now: {lacks}")
         if (refusal := proposals.check_proposers(frozenset([pubkey]), now.running)) is not None:
-            raise ProposalImpossible(refusal.text, details={"reason": refusal.reason.value})
+            raise _impossible(refusal)
 
     async def _cast(
         self, key: str, kind: rows.CastKind, proposal: str, data: bytes, *, yes: bool | None = None
@@ -260,14 +269,26 @@ class Deciding:
             rounds_after=counts[1],
             rows=lines,
             total=total,
-            caveats=replay.caveats(change),
+            caveats=[*self._not_now(change, proposal), *replay.caveats(change)],
             network=governance.label,
         )
+
+    def _not_now(self, change: Change, proposal: str | None) -> list[str]:
+        """Why a change that is replayed could not be proposed, so that nobody plans with it."""
+        refusal = None if proposal is not None else proposals.check(change, self._governance.timeline.circumstances())
+        return [] if refusal is None else [f"It can't be proposed now: {refusal.text}."]
+
+
+def _impossible(refusal: Refusal) -> ProposalImpossible:
+    return ProposalImpossible(refusal.text, hint=REMEDIES.get(refusal.reason), details={"reason": refusal.reason.value})
 
 
 def _check_bounds(change: ParameterChange) -> None:
     """A replay may go further than one step, but not beyond what the parameter can be. Raises ProposalImpossible."""
     declared = BY_NUMBER.get(change.number)
-    if declared is None or not declared.low <= change.value <= declared.high:
-        name, bounds = ("it", "") if declared is None else (declared.name, f" ({declared.low} to {declared.high})")
-        raise ProposalImpossible(f"{name} can't be {change.value}{bounds}")
+    if declared is None:
+        raise ProposalImpossible(f"there is no parameter number {change.number}")
+    if not declared.low <= change.value <= declared.high:
+        unit = declared.governed.unit
+        bounds = units.written_range(declared.low, declared.high, unit)
+        raise ProposalImpossible(f"{declared.name} can be {bounds}, not {units.written(change.value, unit)}")

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from duxcommon import units
 from duxcommon.api.airdropd import Rules
 from duxcommon.api.governance import ProposalClass
 from duxcommon.coin.fund import guardians_redeem
@@ -144,13 +145,19 @@ def _check_parameter(change: ParameterChange, rules: Rules) -> Refusal | None:
     if declared is None:
         return Refusal(Reason.UNKNOWN_PARAMETER, f"there is no parameter number {change.number}")
     value = _value(rules, change.number)
+
+    def say(amount: int) -> str:
+        return units.written(amount, declared.governed.unit)
+
     if not declared.low <= change.value <= declared.high:
-        text = f"{declared.name} is between {declared.low} and {declared.high}, not {change.value}"
+        bounds = units.written_range(declared.low, declared.high, declared.governed.unit)
+        text = f"{declared.name} can be {bounds}, not {say(change.value)}"
         return Refusal(Reason.OUT_OF_BOUNDS, text)
     if change.value == value:
-        return Refusal(Reason.NO_CHANGE, f"{declared.name} is {value} already")
+        return Refusal(Reason.NO_CHANGE, f"{declared.name} is {say(value)} already")
     if abs(change.value - value) > (step := declared.largest_step(value)):
-        text = f"{declared.name} is {value} and may change by {step} at once, not by {abs(change.value - value)}"
+        by = say(abs(change.value - value))
+        text = f"{declared.name} is {say(value)} and may change by {say(step)} at once, not by {by}"
         return Refusal(Reason.STEP_TOO_LARGE, text)
     return None
 
@@ -266,8 +273,9 @@ def describe(change: Change, rules: Rules | None, chain: ChainParams) -> str:
             declared = BY_NUMBER.get(number)
             if declared is None:
                 return f"parameter number {number}: {value}"
-            before = "" if rules is None else f"{_value(rules, number)} → "
-            return f"{declared.name}: {before}{value} ({declared.governed.unit})"
+            unit = declared.governed.unit
+            before = "" if rules is None else f"{units.written(_value(rules, number), unit)} → "
+            return f"{declared.name}: {before}{units.written(value, unit)}"
         case GuardianChange(out=out, into=into, m=m):
             seats = None if rules is None else guardians_in_order(rules)
             return f"guardians: {_seat_text(out, into, seats)}, {m} must sign"

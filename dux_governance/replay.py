@@ -28,7 +28,9 @@ CAVEATS = (
     "While nobody is eligible, a round is tried again every hundredth of a window, not at every tenth block.",
 )
 NO_EFFECT = "This change does not touch what comes in or who is paid, so both columns are the same."
-SPENT_FIRST = "The spend is taken to be paid at the beginning."
+SPENT_FIRST = (
+    "The spend is taken to be paid at the beginning; what the fund lacked for it then, from what came in first."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +102,7 @@ def reckon(past: Past, rules_at: RulesAt, low: int, high: int, *, tax_bps: int |
         [*past.other, *((one.height, tax) for one, tax in taxes if low < one.height <= high)], key=lambda part: part[0]
     )
     shares = list(past.rounds)
-    balance, since, at, earliest = max(0, past.opening - drawn), 0, 0, low + 1
+    balance, since, at, earliest = past.opening - drawn, 0, 0, low + 1
     for height in range(-(-(low + 1) // SNAPSHOT_EVERY) * SNAPSHOT_EVERY, high + 1, SNAPSHOT_EVERY):
         while at < len(income) and income[at][0] <= height:
             balance, since, at = balance + income[at][1], since + income[at][1], at + 1

@@ -167,9 +167,9 @@ def test_the_rules_begin_with_the_network_definition(net: TestNet) -> None:
 def test_nothing_is_sent_for_a_proposal_that_would_be_refused(net: TestNet) -> None:
     before = net.balance("alice")
     for change, words in (
-        ({**LOWER_TAX, "value": 2001}, "between 0 and 2000"),
-        ({**LOWER_TAX, "value": 700}, "may change by 100"),
-        ({**LOWER_TAX, "value": 500}, "is 500 already"),
+        ({**LOWER_TAX, "value": 2001}, "can be 0 to 20 %, not 20.01 %"),
+        ({**LOWER_TAX, "value": 700}, "may change by 1 % at once"),
+        ({**LOWER_TAX, "value": 500}, "is 5 % already"),
         ({"kind": "spend", "to": net.call("bob", "wallet.receive")["address"], "amount": 10**6 * COIN}, "could pay"),
         ({"kind": "arbiters", "out": None, "into": None}, "changes no arbiter"),
     ):
@@ -194,7 +194,7 @@ def test_a_proposal_and_its_document_reach_every_node(net: TestNet) -> None:
         net.call("alice", "proposal.create", {**params, "title": "Another title"})
     for node in net.layout.nodes:
         found = wait_state(net, node, made["id"], "VOTING")["proposal"]
-        assert (found["effect"], found["klass"]) == ("tax_bps: 500 → 450 (hundredths of a percent)", "parameter")
+        assert (found["effect"], found["klass"]) == ("tax_bps: 5 % → 4.5 %", "parameter")
         wait_until(lambda node=node: show(net, node, made["id"])["document"], WAIT_S, f"the document on {node}")
         document = show(net, node, made["id"])["document"]
         assert (document["title"], document["reason"]) == ("Lower the tax", "The fund is full.\nReally.")
@@ -325,7 +325,7 @@ def test_what_a_change_would_have_done_is_reckoned_from_the_chain(net: TestNet) 
     assert found["caveats"]
     by_id = net.call("alice", "proposal.replay", {"id": STORY["tax"]}, timeout=120.0)
     assert by_id["effect"].startswith("tax_bps")
-    with pytest.raises(ProposalImpossible, match="can't be 5000"):
+    with pytest.raises(ProposalImpossible, match="can be 0 to 20 %, not 50 %"):
         net.call("alice", "proposal.replay", {"change": {**change, "value": 5000}})
     with pytest.raises(InvalidParams):
         net.call("alice", "proposal.replay", {})

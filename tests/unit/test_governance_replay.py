@@ -145,6 +145,13 @@ def test_a_spend_leaves_less_for_the_rounds() -> None:
     assert rounds == (1, 1)
 
 
+def test_a_spend_that_the_fund_could_not_pay_at_first_takes_what_comes_in_next() -> None:
+    facts = past(work(510, ALICE, 60), work(515, BOB, 160), opening=COIN)
+    spend = Spend(b"\x76\xa9\x14" + bytes(20) + b"\x88\xac", 2 * COIN)
+    _, total, _ = compare(facts, lambda _: RULES, spend, 500, 560)
+    assert (total.paid_before, total.paid_after) == (12 * COIN, 10 * COIN)
+
+
 def test_the_order_of_the_facts_is_irrelevant() -> None:
     turned = Past(TWO_PROVIDERS.work[::-1], TWO_PROVIDERS.bonds, [], [], 0)
     assert reckon(turned, lambda _: RULES, 500, 700) == reckon(TWO_PROVIDERS, lambda _: RULES, 500, 700)
