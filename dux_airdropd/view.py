@@ -8,6 +8,7 @@ from duxcommon.api.airdropd import (
     FundWork,
     GuardianState,
     NextRound,
+    OldAddress,
     PaidOut,
     RoundShown,
     SpentFrom,
@@ -93,8 +94,10 @@ class View:
         found = await self._next(height)
         work = self._work(found, height, mempool) if found else None
         threshold = rules.parameters.airdrop_threshold
+        old = self.rules.book().old_fund_scripts_at(height)
         return FundStatus(
             address=self.name(bytes.fromhex(rules.fund_script)),
+            old_addresses=[OldAddress(address=self.name(script), counts_until=until) for script, until in old.items()],
             confirmed=totals.confirmed,
             pending=mempool.pending,
             received=totals.received,

@@ -60,10 +60,16 @@ def _heard(guardian: dict[str, Any]) -> str:
     return f"{max(0, int(time.time()) - guardian['heard'])} s ago"
 
 
+def old_addresses(found: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """The addresses of earlier guardians."""
+    return [("old address", f"{one['address']}: payments count until block {one['counts_until']}") for one in found]
+
+
 def fund_status(value: dict[str, Any]) -> str:
     """`dux-ctl fund status`."""
     lines = [
         ("fund", value["address"]),
+        *old_addresses(value["old_addresses"]),
         ("", f"{bar(value['spendable'], value['threshold'])} {progress(value)}"),
         ("holds", f"{format_flop(value['confirmed'])} FLOP, {format_flop(value['pending'])} on the way"),
         ("inflow", f"{format_flop(value['inflow'])} FLOP within the last {blocks(value['window_blocks'])}; "

@@ -6,6 +6,7 @@ from duxcommon.money import format_flop
 
 from .render import columns
 from .screens import blocks, count, facts, network_line, percent, short
+from .screens_fund import old_addresses
 
 STATES = {
     "SENT": "on its way to a block",
@@ -43,6 +44,7 @@ def network_show(value: dict[str, Any]) -> str:
         ("rules", f"version {value['version']}" if value["version"] else "version 0: the network definition"),
         ("tax", f"{percent(value['tax_bps'])}, at least {format_flop(value['min_tax'])} FLOP"),
         ("fund", value["fund_address"]),
+        *old_addresses(value["old_fund_addresses"]),
         ("pays out", f"from {format_flop(value['airdrop_threshold'])} FLOP on"),
         ("guardians", f"{value['guardians_m']} of {len(value['guardians'])} sign for the fund"),
         ("birth", f"block {value['birth_height']}"),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from duxcommon.api.airdropd import RuleBook
+from duxcommon.api.airdropd import OldAddress, RuleBook
 from duxcommon.api.common import Hash32, IdempotencyKey, Ok
 from duxcommon.api.governance import (
     Cast,
@@ -71,6 +71,7 @@ class NetworkMethods:
         network, rules = governance.network, governance.now()
         address = address_of(bytes.fromhex(rules.fund_script), governance.chain)
         assert address is not None
+        old = governance.book().old_fund_scripts_at(max(0, governance.height))
         return NetworkInfo(
             id=network.id,
             name=network.name,
@@ -80,6 +81,11 @@ class NetworkMethods:
             worthless=network.worthless,
             version=rules.version,
             fund_address=address,
+            old_fund_addresses=[
+                OldAddress(address=name, counts_until=until)
+                for script, until in old.items()
+                if (name := address_of(script, governance.chain)) is not None
+            ],
             tax_bps=rules.parameters.tax_bps,
             min_tax=rules.parameters.min_tax,
             airdrop_threshold=rules.parameters.airdrop_threshold,

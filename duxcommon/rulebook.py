@@ -71,12 +71,17 @@ class Book:
 
         Those replaced within OLD_FUND_BLOCKS still count.
         """
+        return [bytes.fromhex(self.at(height).fund_script), *self.old_fund_scripts_at(height)]
+
+    def old_fund_scripts_at(self, height: int) -> dict[bytes, int]:
+        """Those of them that are not in force any more → the last block in which they count. Raises RulesPending."""
         last = self.at(height)
-        found = {last.fund_script: None}
+        found: dict[bytes, int] = {}
         for older, newer in reversed(list(zip(self.book.rules, self.book.rules[1:], strict=False))):
-            if newer.version <= last.version and newer.from_height + OLD_FUND_BLOCKS > height:
-                found.setdefault(older.fund_script)
-        return [bytes.fromhex(script) for script in found]
+            until = newer.from_height + OLD_FUND_BLOCKS - 1
+            if newer.version <= last.version and until >= height and older.fund_script != last.fund_script:
+                found.setdefault(bytes.fromhex(older.fund_script), until)
+        return found
 
     def difference(self, other: "Book") -> int | None:
         """The first height, known to both, at which two books disagree; None where they don't."""

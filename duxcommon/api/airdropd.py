@@ -53,10 +53,20 @@ class FundWork(Model):
     state: Literal["waiting-for-depth", "signing", "sent"]
 
 
+class OldAddress(Model):
+    """An address of earlier guardians."""
+
+    address: Address
+    counts_until: int
+    """Last block in which a payment to it counts; what it received moves to the guardians in office."""
+
+
 class FundStatus(Model):
     """The community fund as this node sees the chain."""
 
     address: Address
+    old_addresses: list[OldAddress]
+    """Those that still count, the latest first."""
     confirmed: Koinu
     """Unspent outputs that are in a block, without shares that wait for their batch."""
     pending: Koinu

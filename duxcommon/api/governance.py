@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..network import Member, Seat
-from .airdropd import RuleBook
+from .airdropd import OldAddress, RuleBook
 from .common import Address, Hash32, Koinu, Model, PubKey, Txid, UnixTime
 from .flopd import NetworkLabel
 
@@ -312,6 +312,8 @@ class NetworkInfo(Model):
     version: int
     """Version of the rules in force; 0 is the network definition."""
     fund_address: Address
+    old_fund_addresses: list[OldAddress]
+    """Those of earlier guardians that still count, the latest first."""
     tax_bps: int
     min_tax: int
     airdrop_threshold: int

@@ -58,10 +58,14 @@ def wire(model: type[BaseModel], **values: Any) -> dict[str, Any]:
     return model.model_validate_json(json.dumps(values)).model_dump(mode="json")
 
 
+OLD_FUND = {"address": "dDRHcmpvuEhrc1YoCkygeHVoeQBtzThwNG", "counts_until": 13_000}
+
+
 def network() -> dict[str, Any]:
     return wire(
         models.NetworkInfo, id=HASH, name="devnet", chain="devnet", genesis=HASH, birth_height=0, worthless=True,
-        version=2, fund_address="e9Pfr1KeoLsbPaP8fwpfvBe3j3WDKsyjAQ", tax_bps=450, min_tax=1_000_000,
+        version=2, fund_address="e9Pfr1KeoLsbPaP8fwpfvBe3j3WDKsyjAQ", old_fund_addresses=[OLD_FUND],
+        tax_bps=450, min_tax=1_000_000,
         airdrop_threshold=100 * COIN, guardians=[{"node": NODE, "pubkey": KEY}], guardians_m=1,
         arbiters=[{"node": None, "pubkey": OTHER_KEY}], time=0,
     )  # fmt: skip
@@ -83,12 +87,18 @@ def guardian(**changes: Any) -> dict[str, Any]:
 
 def fund(**changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = {
-        "address": "e9Pfr1KeoLsbPaP8fwpfvBe3j3WDKsyjAQ", "confirmed": 60 * COIN, "pending": COIN,
+        "address": "e9Pfr1KeoLsbPaP8fwpfvBe3j3WDKsyjAQ", "old_addresses": [], "confirmed": 60 * COIN, "pending": COIN,
         "received": 812 * COIN, "payments": 123, "inflow": 3 * COIN, "window_blocks": 43_200, "spendable": 50 * COIN,
         "threshold": 100 * COIN, "missing": 50 * COIN, "rounds": 7, "work": None, "guardians": [guardian()],
         "guardians_m": 1, "rules": 2, "height": 1234, "network": LABEL,
     }  # fmt: skip
     return wire(fund_models.FundStatus, **{**value, **changes})
+
+
+def test_the_addresses_of_earlier_guardians_are_shown_as_long_as_they_count() -> None:
+    for text in (screens_fund.fund_status(fund(old_addresses=[OLD_FUND])), screens_votes.network_show(network())):
+        assert "dDRHcmpvuEhrc1YoCkygeHVoeQBtzThwNG: payments count until block 13000" in text
+    assert "old address" not in screens_fund.fund_status(fund())
 
 
 def test_the_fund_is_shown_as_a_bar_with_inflow_and_who_has_signed() -> None:

@@ -114,6 +114,8 @@ def test_a_replaced_fund_address_is_taken_only_where_it_counts_until_the_channel
     assert terms.counts_until(FUND_MOVES, OTHER_FUND) is None
     assert FIRST.fund_script in [one.hex() for one in FUND_MOVES.fund_scripts_at(until)]
     assert FIRST.fund_script not in [one.hex() for one in FUND_MOVES.fund_scripts_at(until + 1)]
+    assert FUND_MOVES.old_fund_scripts_at(CHANGE - 1) == {}
+    assert FUND_MOVES.old_fund_scripts_at(CHANGE) == {bytes.fromhex(FIRST.fund_script): until}
     terms.check_fund(FUND_MOVES, FIRST.fund_script, CHANGE + 10, until)
     with pytest.raises(TermsRefused, match=f"counts until block {until}"):
         terms.check_fund(FUND_MOVES, FIRST.fund_script, CHANGE + 10, until + 1)
