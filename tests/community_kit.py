@@ -166,12 +166,12 @@ class Reader:
         return bonds
 
     def notes(self, sequence: int) -> int:
-        """In how many transactions of all blocks the payout of that number says that it is one."""
+        """How many transactions of all blocks say that they are the fund's of that number."""
         count = 0
         for txs in self.blocks():
             for tx in txs:
                 note = decode(tx.note) if tx.note else None
-                count += isinstance(note, FundNote) and (note.kind, note.sequence) == ("payout", sequence)
+                count += isinstance(note, FundNote) and note.sequence == sequence
         return count
 
 

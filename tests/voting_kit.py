@@ -42,6 +42,8 @@ VOTING = Parameters(
     quorum_pct=50,
 )
 SMALL_COINS = 8
+DEPOSIT = "1"
+"""FLOP of a channel: so much can be signed away after one block."""
 
 
 @dataclass
@@ -177,6 +179,40 @@ class Assembly:
         except ProposalUnknown:
             return False
         return True
+
+    # --- channels ---------------------------------------------------------------------------------------------
+
+    def open_channel(self, buyer: str, provider: str) -> dict[str, Any]:
+        """A channel whose deposit is in the next block."""
+        channel = self.ask(buyer, "channel", "open", self.fund.node_id(provider), DEPOSIT)["id"]
+        self.mine()
+        self.net.wait_channel(provider, channel, "OPEN")
+        opened: dict[str, Any] = self.net.wait_channel(buyer, channel, "OPEN")
+        return opened
+
+    def close_channel(self, buyer: str, provider: str, channel: str) -> dict[str, Any]:
+        """The channel once its close is in the next block."""
+        self.ctl(buyer, "channel", "close", channel)
+        self.mine()
+        self.net.wait_channel(provider, channel, "CLOSED")
+        closed: dict[str, Any] = self.net.wait_channel(buyer, channel, "CLOSED")
+        return closed
+
+    def settled(self, closed: dict[str, Any]) -> dict[str, Any]:
+        """What every running node's chain says of the transaction that closed a channel."""
+
+        def read(node: str) -> Any:
+            params = {"from_height": 0, "to_height": self.fund.height, "limit": 1000}
+            facts = self.net.call(node, "chain.settlements", params)["facts"]
+            return next(fact for fact in facts if fact["txid"] == closed["close_txid"])
+
+        found: dict[str, Any] = self.same(read)
+        return found
+
+    def tax_of(self, worker: str) -> int:
+        """The tax that a node's work counts with now, as every running node says."""
+        params = {"pubkey": self.net.call(worker, "key.payout")["pubkey"], "height": self.fund.height}
+        return int(self.same(lambda node: self.net.call(node, "node.standing", params))["tax"])
 
     # --- money ------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from dux_airdropd.plan import DEPTH, first_snapshot
 from dux_devnet.network import wait_until
 from duxcommon.coin.fund import guardians_redeem
 from duxcommon.coin.params import CHAINS
@@ -40,8 +41,12 @@ class Story:
     """Opened before that."""
     redeem: bytes
     """Of the new guardians."""
+    snapshot: int
+    """Block that the payout of the new guardians builds on."""
     grant: str
     refused_grant: str
+    granted: bytes
+    """Script of whom they pay."""
 
     @property
     def script(self) -> bytes:
@@ -144,7 +149,7 @@ def test_the_fund_moves_to_the_new_address_without_a_hand(votes: Assembly) -> No
     moved = fund.until_paid(1, step=5)
     assert moved.note is not None
     assert moved.note.kind == "sweep"
-    assert moved.height >= STORY.change + 60
+    assert moved.height > STORY.change + DEPTH
     assert {script for script, _ in moved.spent} == {fund.script}
     assert moved.tx.pays[1:] == [(STORY.script, held - moved.fee)]
     assert (lying(votes, fund.script), lying(votes, STORY.script)) == (0, held - moved.fee)
@@ -153,6 +158,10 @@ def test_the_fund_moves_to_the_new_address_without_a_hand(votes: Assembly) -> No
 
 def test_a_channel_from_before_pays_the_old_address_and_is_settled_work(votes: Assembly) -> None:
     net, fund = votes.net, votes.fund
+    # All that comes in until the next payout does so between two snapshots: with less than that the fund would fetch
+    # what lies at the old address first.
+    votes.to(first_snapshot(fund.height) + 1)
+    STORY.snapshot = first_snapshot(fund.height)
     before = lying(votes, fund.script)
     net.run_task("bob", "hello-words", b"three")
     closed = votes.close_channel("bob", "alice", STORY.channel["id"])
@@ -178,6 +187,7 @@ def test_the_next_payout_is_signed_by_the_new_guardian(votes: Assembly) -> None:
     fund.work()
     fund.pay([(STORY.script, THRESHOLD * COIN)])
     votes.mine()
+    assert fund.height < STORY.snapshot
     assert lying(votes, fund.script) > 0
     paid = fund.until_paid(2, step=5)
     assert_equal_shares(paid, fund.scripts())
@@ -207,12 +217,14 @@ def test_what_came_to_the_old_address_is_fetched_once_its_guardians_are_there(vo
 
 def test_a_grant_passes_only_with_the_guardians_approval(votes: Assembly) -> None:
     net, fund = votes.net, votes.fund
+    # From here on everybody pays the new address.
+    fund.script = STORY.script
     fund.work()
     fund.pay([(STORY.script, 3 * GRANT)])
     votes.mine()
     to = net.call("erin", "wallet.receive", {"label": "grant"})["address"]
-    before = net.balance("erin")
-    assert before == 0
+    assert net.balance("erin") == 0
+    STORY.granted = script_of(to, CHAINS[votes.network.chain])
     STORY.grant = votes.propose("alice", "--spend", "5", "--to", to, title="A printer for erin")
     STORY.refused_grant = votes.propose("bob", "--spend", "6", "--to", to, title="Another printer for erin")
     for proposal in (STORY.grant, STORY.refused_grant):
@@ -233,8 +245,7 @@ def test_the_grant_is_paid_exactly_once(votes: Assembly) -> None:
     paid = fund.until_paid(4, step=5)
     assert paid.note is not None
     assert paid.note.kind == "grant"
-    to = script_of(net.call("erin", "wallet.receive", {"label": "grant"})["address"], CHAINS[votes.network.chain])
-    assert list(paid.shares.values()) == [GRANT]
+    assert paid.shares == {STORY.granted: GRANT}
     assert paid.tx.pays[1] == (STORY.script, paid.anchor)
     wait_until(lambda: net.balance("erin") == GRANT, ROUND_S, "erin's coins")
     fund.assert_everybody_agrees(paid)
@@ -245,7 +256,6 @@ def test_the_grant_is_paid_exactly_once(votes: Assembly) -> None:
     assert len(fund.reader.rounds()) == 4
     assert net.balance("erin") == GRANT
     assert votes.shown(STORY.refused_grant)["state"] == "FAILED"
-    assert to
 
 
 def test_every_node_verifies_it_all_and_so_does_the_former_guardian(votes: Assembly) -> None:
