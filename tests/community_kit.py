@@ -399,12 +399,16 @@ class Guarded:
             time.sleep(0.02)
         return there
 
-    def assert_everybody_agrees(self, paid: Paid) -> None:
-        """Every running node tells the round as it stands in the block, and finds it right."""
+    def assert_right(self, paid: Paid) -> None:
+        """Every running node tells the transaction as it stands in the block, and finds it right."""
         for node in self.running():
             verified = self.net.call(node, "airdrop.verify", {"sequence": paid.sequence})
             assert verified["right"], (node, verified)
             assert verified["txid"] == paid.tx.txid
+
+    def assert_everybody_agrees(self, paid: Paid) -> None:
+        """The same of a payout; and no other says that it is this one."""
+        self.assert_right(paid)
         assert self.reader.notes(paid.sequence) == 1
 
     def sign(self, tx: Tx, nodes: Sequence[str]) -> Tx:

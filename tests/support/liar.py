@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dux_airdropd import costs, manifest
 from dux_airdropd.daemon import AirdropDaemon
 from dux_airdropd.drafts import Draft, Drafts
 from dux_airdropd.manifest import Manifest, Unsigned
@@ -142,8 +143,17 @@ class Eager(AirdropDaemon):
         self.rounds._leads = always  # type: ignore[method-assign]
 
 
+class SmallBatches(AirdropDaemon):
+    """Is honest, and two recipients are too many for it to pay at once: all guardians have to be so."""
+
+    async def start(self) -> None:
+        costs.BATCH = manifest.BATCH = 2
+        await super().start()
+
+
 KINDS: dict[str, type[AirdropDaemon]] = {
     "versions": TwoVersions, "nothing": Nothing, "twice": Twice, "foreign": Foreign, "eager": Eager,
+    "batches": SmallBatches,
 }  # fmt: skip
 
 
