@@ -61,7 +61,7 @@ class AirdropDaemon(Daemon):
         self.verifier = Verifier(self.fund, self.drafts, self.flopd, self.view.name)
         kinds = [self.fund.kind, *self.rules.kinds()]
         self._follower = Follower(self.store, self.rpc("flopd"), network.birth_height, kinds)
-        self._watched: set[bytes] = set()
+        self._watched: set[tuple[bytes, int]] = set()
         self._trouble = "the fund has not been read yet"
         log = Events(self.store, self.settings.state_dir / "events.log", self.rpc("registryd"), self.log)
         self.spawn(self._follow(), "follow the chain")
@@ -115,6 +115,9 @@ class AirdropDaemon(Daemon):
             await self._watch()
             known = self.rules.book().known_to
             reached = (await self._follower.sync(min(tip, known))).height
+            if known < reached:
+                # After a start the store is ahead of the rules, and no transaction is read by rules of long ago.
+                await self.rules.read(reached)
             await self.fund.extend(reached, self._raw)
             await self.rules.advance(reached)
             if reached >= tip or self.rules.book().known_to <= known:
@@ -126,9 +129,9 @@ class AirdropDaemon(Daemon):
     async def _watch(self) -> None:
         """Have flopd follow all addresses of the fund, each from the block on from which it is one."""
         for script, height in fund.births(self.rules.book()).items():
-            if script not in self._watched:
+            if (script, height) not in self._watched:
                 await self.flopd.watch(script, ref_of(script), max(height, self.network.birth_height))
-                self._watched.add(script)
+                self._watched.add((script, height))
 
     async def _raw(self, txid: str) -> str:
         return (await self.flopd.spender(txid)).hex

@@ -114,15 +114,19 @@ class Governance:
         assert self._fund is not None
         return self._fund
 
+    async def read(self, height: int) -> None:
+        """Take into account what was stored up to `height`, and ask nobody for what is lacking."""
+        self.timeline = await asyncio.to_thread(self._read, height)
+
     async def advance(self, height: int) -> None:
         """Take into account what was stored up to `height`: count votes, ask for electorates, send what waits.
 
         An electorate that can't be had now is asked for again at the next block; what depends on it waits.
         """
-        self.timeline = await asyncio.to_thread(self._read, height)
+        await self.read(height)
         try:
             while await self._take_censuses():
-                self.timeline = await asyncio.to_thread(self._read, height)
+                await self.read(height)
             self._trouble = ""
         except DuxError as error:
             self._trouble = f"who may vote can't be asked now, so nothing is counted: {error.message}"
