@@ -16,7 +16,7 @@ from duxcommon.coin.bond import bond_output
 from duxcommon.coin.notes import ApprovalNote, BondNote, Note, ProposalNote, VoteNote, note_of
 from duxcommon.coin.script import FundingNote, is_p2sh, p2pkh_script, parse_escrow
 from duxcommon.coin.settlement import MAX_INPUTS, Candidate, Prevout, inspect
-from duxcommon.coin.tx import check_signature
+from duxcommon.coin.tx import check_signature, low_s
 
 from .blocks import Block, SeenTx
 from .core import OutpointKey
@@ -28,6 +28,7 @@ MAX_SIGNERS = 16
 """So many inputs, the first ones, are looked at for keys that signed a vote."""
 
 _KEY = rb"\x21[\x02\x03].{32}"
+_A_KEY = re.compile(rb"[\x02\x03].{32}", re.DOTALL)
 _WORTH_READING = re.compile(
     rb"\x6a(?:\x4c.|.)DUX[\x01-\x07]"  # a note
     rb"|\xad\x51" + _KEY + _KEY + rb"\x52\xae\x67",  # the middle of an escrow script
@@ -150,17 +151,30 @@ def signers(tx: Tx) -> list[bytes]:
     key, with the P2PKH script of that key as the script code, proves that the key's owner signed it, whatever the
     output was. An input script that only looks like one (a P2SH redeem script of the size of a key, say) has no such
     signature.
+
+    How the two are pushed, what lies below them and which of its two forms S has does not matter: whoever mines the
+    block can change that, and a vote that is spent must count.
     """
     found: dict[bytes, None] = {}
     for index, txin in enumerate(tx.vin[:MAX_SIGNERS]):
-        script_sig = txin.script_sig
-        size = script_sig[0] if script_sig else 0
-        signature, key = script_sig[1 : 1 + size], script_sig[2 + size :]
-        if not 9 <= size <= 73 or len(key) != 33 or script_sig[1 + size] != 33 or key in found:
+        signature, key = _signature_and_key(txin.script_sig)
+        if not 9 <= len(signature) <= 73 or not _A_KEY.fullmatch(key) or key in found:
             continue
-        if check_signature(tx, index, p2pkh_script(key), key, signature):
+        if check_signature(tx, index, p2pkh_script(key), key, low_s(signature)):
             found[key] = None
     return list(found)
+
+
+def _signature_and_key(script_sig: bytes) -> tuple[bytes, bytes]:
+    """What the input of a P2PKH output leaves on top of the stack; empty where that is not two things."""
+    size = script_sig[0] if script_sig else 0
+    if 9 <= size <= 73 and len(script_sig) == 1 + size + 1 + 33 and script_sig[1 + size] == 33:
+        # As everybody writes it; only a miner has a reason to write it otherwise.
+        return script_sig[1 : 1 + size], script_sig[2 + size :]
+    if not _A_KEY.search(script_sig):
+        return b"", b""
+    stack, error = eval_script(script_sig)
+    return (stack[-2], stack[-1]) if error is None and len(stack) > 1 else (b"", b"")
 
 
 def _candidate(tx: Tx, deposit: Lookup) -> Candidate | None:

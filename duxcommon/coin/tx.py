@@ -320,6 +320,18 @@ def check_digest(digest: bytes, pubkey: bytes, signature: bytes) -> bool:
         return False
 
 
+def low_s(signature: bytes) -> bytes:
+    """A signature with its hash type byte in the form that relays: a miner can turn one into the other.
+
+    What is not strict DER comes back as it is.
+    """
+    der = signature[:-1]
+    try:
+        return dsa.normalize(der) + signature[-1:] if dsa.serialize_der(dsa.parse_der(der)) == der else signature
+    except ValueError:
+        return signature
+
+
 def check_signatures(spend: Spend, pubkey: bytes, signatures: Sequence[bytes]) -> bool:
     """Whether these are the key's signatures of all inputs of a spend, in the order of the inputs."""
     return len(signatures) == len(spend.deposits) and all(

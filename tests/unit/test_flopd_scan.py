@@ -4,6 +4,7 @@ import struct
 import time
 from collections.abc import Sequence
 
+import pytest
 from btclib import var_int
 from btclib.tx import Tx
 
@@ -23,6 +24,7 @@ from duxcommon.coin.script import (
 )
 from duxcommon.coin.settlement import MAX_INPUTS, Prevout
 from duxcommon.coin.tx import (
+    BLOCK_FLAGS,
     Coin,
     close_script_sig,
     closing_tx,
@@ -32,6 +34,7 @@ from duxcommon.coin.tx import (
     serialize_tx,
     sign_input,
     txid_of,
+    verify_input,
     with_script_sigs,
 )
 from duxcommon.money import COIN, DUST
@@ -128,12 +131,44 @@ def test_a_signature_of_another_key_input_or_transaction_makes_no_signer() -> No
         with_script_sigs(good, [second, first]),
         with_script_sigs(changed, [first]),
         with_script_sigs(good, [first[: 1 + first[0]] + b"\x21" + BUYER, b""]),
-        with_script_sigs(good, [b"\x00" + first, b"\x47"]),
+        with_script_sigs(good, [b"\x00" + first[1:], b"\x47"]),
         with_script_sigs(good, [first + b"\x00", first[:-1]]),
-        with_script_sigs(good, [b"\x21" + PROVIDER, b"\x4c" + second]),
+        with_script_sigs(good, [b"\x21" + PROVIDER, b"\x4d" + second]),
     ):
         (noted,) = scan(block(forged), 9, unknown).noted
         assert noted.signers == []
+
+
+CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+
+
+def high_s(signature: bytes) -> bytes:
+    """The other form of a signature, which a block may hold although no node relays it."""
+    der = signature[:-1]
+    at = 4 + der[3]
+    s = CURVE_ORDER - int.from_bytes(der[at + 2 :], "big")
+    body = der[2:at] + b"\x02\x21" + s.to_bytes(33, "big")
+    return b"\x30" + bytes([len(body)]) + body + signature[-1:]
+
+
+def rewritten(how: str, signature: bytes, key: bytes) -> bytes:
+    pushes = p2pkh_script_sig(signature, key)
+    return {
+        "high S": p2pkh_script_sig(high_s(signature), key),
+        "longer pushes": b"\x4c" + bytes([len(signature)]) + signature + b"\x4d\x21\x00" + key,
+        "more below": b"\x51" + pushes,
+        "an operation": pushes + b"\x61",
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["high S", "longer pushes", "more below", "an operation"])
+def test_a_miner_can_t_undo_a_vote_by_writing_its_input_in_another_way(how: str) -> None:
+    tx = voted([P])
+    key = pubkey_of(P)
+    signature = sign_input(tx, 0, p2pkh_script(key), P)
+    changed = with_script_sigs(tx, [rewritten(how, signature, key)])
+    assert verify_input(changed, 0, p2pkh_script(key), COIN, BLOCK_FLAGS), "a block may hold it"
+    assert scan(block(changed), 9, unknown).noted[0].signers == [key]
 
 
 def test_only_the_first_scripts_that_are_paid_are_told_and_sums_are_whole() -> None:
