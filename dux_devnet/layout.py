@@ -28,6 +28,7 @@ from duxcommon.coin.params import CHAINS
 from duxcommon.errors import ConfigError
 from duxcommon.files import write_atomic
 from duxcommon.identity import Identity
+from duxcommon.money import COIN, DUST
 from duxcommon.network import Member, NetworkDefinition, dump_network
 from duxcommon.parameters import Parameters
 
@@ -42,6 +43,20 @@ SOCKET_PATH_MAX = 107
 SCRYPT_LOG_N = 10
 """The trial coins are worthless: unlocking need not take half a second a node."""
 FEW_BLOCKS_S = 1.0
+QUICK = Parameters(
+    airdrop_threshold=COIN,
+    window_blocks=300,
+    epochs_needed=1,
+    min_tax_paid=DUST,
+    bond_min=COIN // 10,
+    vote_blocks=300,
+    quorum_keys=1,
+    time_lock_blocks=10,
+    cycle_blocks=60,
+)
+"""Rules under which a fund pays and a vote comes into force within minutes, at a block a second."""
+QUICK_SETTINGS: dict[str, dict[str, Any]] = {"*/registryd": {"auto_bond": True}}
+"""Bonds have to be there a window before they count; nobody who tries the network out wants to plan for that."""
 QUIET_PORTS = range(20_000, 32_000)
 """Ports that no kernel hands out by itself: what is free when a devnet is laid out is still free when it starts."""
 

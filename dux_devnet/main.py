@@ -12,7 +12,7 @@ from typing import NoReturn
 from duxcommon.errors import ConfigError, DaemonDown, DuxError, InvalidParams, NotFound
 from duxcommon.money import format_flop, parse_flop
 
-from .layout import LAYOUT, Layout, command_line, default_folder, lay_out, node_names
+from .layout import LAYOUT, QUICK, QUICK_SETTINGS, Layout, command_line, default_folder, lay_out, node_names
 from .network import Devnet, wait_until
 
 EXAMPLES = """\
@@ -24,6 +24,8 @@ examples:
 
 
 CONFIRMED_S = 15.0
+READ_S = 120.0
+"""Longest wait until a node has read new blocks; 20,000 at once take a while."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,6 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     up = command("up", "make and start a devnet", "up --nodes 5")
     up.add_argument(
         "--nodes", type=_between(3, 30), default=3, metavar="N", help="how many nodes, 3 to 30 (default: 3)"
+    )
+    up.add_argument(
+        "--quick", action="store_true", help="rules under which the fund pays, and a vote comes into force, in minutes"
     )
     up.add_argument("--foreground", action="store_true", help="stay until Ctrl-C, then remove everything")
     status = command("status", "show what runs", "status")
@@ -164,7 +169,8 @@ def _up(args: argparse.Namespace) -> int:
     devnet: Devnet | None = None
     say = Say()
     try:
-        devnet = Devnet(lay_out(args.dir, node_names(args.nodes)))
+        quick = (QUICK_SETTINGS, QUICK) if args.quick else (None, None)
+        devnet = Devnet(lay_out(args.dir, node_names(args.nodes), None, *quick))
         devnet.launch(detached=True)
         start_all(devnet, say)
     except BaseException as error:
@@ -253,10 +259,21 @@ def _faucet(args: argparse.Namespace) -> int:
     return 0
 
 
+def _until_read(devnet: Devnet, node: str, height: int) -> None:
+    """The next command is about what new blocks brought; a node that lags behind would refuse it."""
+    flopd = devnet.client(node, "flopd")
+    wait_until(lambda: flopd.call("chain.status")["height"] >= height, READ_S, f"{node} to read the new blocks")
+
+
 def _mine(args: argparse.Namespace) -> int:
     devnet = Devnet(Layout.load(args.dir))
     devnet.mine(args.blocks)
-    print(f"the chain is at block {devnet.chain('getblockcount')}")
+    height = devnet.chain("getblockcount")
+    for name, process in devnet.status().items():
+        node, _, daemon = name.partition("/")
+        if daemon == "flopd" and process["ready"]:
+            _until_read(devnet, node, height)
+    print(f"the chain is at block {height}")
     return 0
 
 

@@ -157,7 +157,10 @@ BY_NUMBER: dict[int, Declared] = {one.governed.number: one for one in _ALL}
 def declared(name: str) -> Declared:
     """The parameter of that name. Raises InvalidParams naming those there are."""
     if name not in BY_NAME:
-        raise InvalidParams(f"there is no parameter {name[:40]!r}; there are {', '.join(BY_NAME)}")
+        raise InvalidParams(
+            f"there is no parameter {name[:40]!r}; there are {', '.join(BY_NAME)}",
+            hint="`dux-ctl param list` shows their values, bounds and steps.",
+        )
     return BY_NAME[name]
 
 

@@ -5,9 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from duxcommon.blocking import BlockingClient
+from duxcommon.money import COIN
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,6 +62,20 @@ def test_a_wrong_command_line_is_answered_in_two_lines(short_tmp: Path, words: t
 def test_down_where_nothing_is_changes_nothing_and_is_no_failure(short_tmp: Path) -> None:
     done = devnet(short_tmp / "net", "down")
     assert (done.returncode, done.stdout) == (0, f"there is no devnet in {short_tmp}/net: nothing to stop\n")
+
+
+def test_a_quick_devnet_has_short_windows_and_votes_and_bonds_by_itself(short_tmp: Path) -> None:
+    folder = short_tmp / "net"
+    try:
+        assert (up := devnet(folder, "up", "--quick")).returncode == 0, up.stderr
+        run_dir = devnet(folder, "path", "bob").stdout.strip()
+        with closing(BlockingClient(Path(run_dir) / "airdropd.sock")) as airdropd:
+            found = {one["name"]: one["value"] for one in airdropd.call("param.list")["parameters"]}
+        assert (found["window_blocks"], found["vote_blocks"], found["airdrop_threshold"]) == (300, 300, COIN)
+        with closing(BlockingClient(Path(run_dir) / "registryd.sock")) as registryd:
+            assert registryd.call("node.bonds")["auto"]
+    finally:
+        devnet(folder, "down")
 
 
 def test_a_second_up_a_killed_supervisor_and_down_twice(short_tmp: Path) -> None:
