@@ -68,6 +68,8 @@ class Client:
         writer = await self._connect()
         pending = self._pending
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        # A connection that breaks while the request is still being written fails both the writing and the future.
+        future.add_done_callback(lambda done: done.cancelled() or done.exception())
         pending[number] = future
         try:
             writer.write(data)

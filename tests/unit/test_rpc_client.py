@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import threading
@@ -284,3 +285,30 @@ def test_the_schema_checker_lets_pass_what_is_declared_and_nothing_else() -> Non
 
     with pytest.raises(SchemaMismatch, match="answered WalletLocked"):
         checker.check_error("a.b", WalletLocked("no"))
+
+
+def test_a_daemon_that_dies_while_a_request_is_written_fails_the_call_and_leaves_no_fault(short_tmp: Path) -> None:
+    faults: list[str] = []
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: faults.append(context["message"]))
+        path = short_tmp / "dying.sock"
+
+        async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.transport.abort()
+
+        server = await asyncio.start_unix_server(die, path=str(path), limit=1024)
+        async with server:
+            client = Client(path)
+            # More than the socket holds: the rest is still to be written when the other side is gone.
+            for _ in range(5):
+                with pytest.raises(DaemonDown):
+                    await asyncio.wait_for(client.call("probe.echo", Text, {"text": "x" * 3_000_000}), 10)
+            await client.close()
+        gc.collect()
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    gc.collect()
+    assert faults == []
