@@ -6,13 +6,19 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pe
 TESTS ?= tests
 JOBS ?= 2
 IMAGE ?=
+# The community fund and its rules: whole networks, and the parts whose tests' names tell it.
+COMMUNITY_WORDS := airdrop bond collecting community cosign eligibility facts follow fund governance guardian manifest \
+	multisig notes rule settlement share
+COMMUNITY := tests/community $(filter-out tests/community/%,$(sort \
+	$(wildcard $(foreach word,$(COMMUNITY_WORDS),tests/*/test_*$(word)*.py))))
 
-.PHONY: demo test test-chain bench lint generate lock clean help
+.PHONY: demo test test-community test-chain bench lint generate lock clean help
 
 help:
 	@echo "make demo [IMAGE=my.png]  the first paid call, on a private trial network; no root needed"
 	@echo "make test [TESTS=path]    all tests; as root it installs the Debian packages that they need"
-	@echo "make test-chain           the end-to-end test on litecoind, or on DUX_COIND=/path/to/flopcoind"
+	@echo "make test-community       those of the community fund and of voting alone; within ten minutes"
+	@echo "make test-chain           the end-to-end tests on litecoind, and on DUX_COIND=/path/to/flopcoind"
 	@echo "make bench                the benchmarks"
 	@echo "make lint                 ruff, mypy and the import contracts (a part of make test)"
 	@echo "make generate             what is made from the code: reference, settings, states, man page, etc-duxnet, dux-ctl's methods"
@@ -40,9 +46,13 @@ test: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 
+test-community: $(VENV)/.dev
+	@$(PYTHON) build_script/system_packages.py
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(COMMUNITY)
+
 test-chain: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
-	@$(BIN)/python -m pytest -s tests/chain/test_real_core.py
+	@$(BIN)/python -m pytest -s tests/chain/test_real_core.py tests/community/test_fund_pays_itself_out.py
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks
