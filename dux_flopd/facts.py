@@ -38,12 +38,18 @@ from .schema import FUND_REF
 TABLES = ("settlements", "bonds", "notes", "deposits", "fact_blocks")
 
 _FUNDS = f"(SELECT script FROM watches WHERE ref GLOB '{FUND_REF}*')"  # noqa: S608 - a constant
+_RANGE = "({0}height, {0}idx, {0}part) > (:height, :index, :part) AND {0}height <= :end"
+_ORDER = "ORDER BY height, idx, part LIMIT :limit"
+_TABLE = f"SELECT * FROM {{}} WHERE {_RANGE.format('')} {_ORDER}"  # noqa: S608 - filled with constants
+# The indexes are named, so that what the fund was ever paid is not read and sorted for what is new in the last block.
 _FUND_ROWS = f"""
 SELECT height, idx, part, 'paid' AS event, txid, vout, amount, script, NULL AS spender
-FROM outputs WHERE script IN {_FUNDS} AND height IS NOT NULL
+FROM outputs INDEXED BY outputs_paid WHERE height IS NOT NULL AND {_RANGE.format("")} AND script IN {_FUNDS}
 UNION ALL
 SELECT spender_height, spender_idx, spender_part, 'spent', txid, vout, amount, script, spender_txid
-FROM outputs WHERE script IN {_FUNDS} AND height IS NOT NULL AND spender_height IS NOT NULL
+FROM outputs INDEXED BY outputs_spent
+WHERE spender_height IS NOT NULL AND {_RANGE.format("spender_")} AND height IS NOT NULL AND script IN {_FUNDS}
+{_ORDER}
 """  # noqa: S608 - constants
 
 T = TypeVar("T")
@@ -157,7 +163,7 @@ def settlements(connection: sqlite3.Connection, asked: Asked) -> SettlementPage:
             deposits=json.loads(row["deposits"]),
         )
 
-    facts, after, end = _page(connection, asked, "settlements", fact)
+    facts, after, end = _page(connection, asked, _TABLE.format("settlements"), fact)
     return SettlementPage(facts=facts, next=after, tip=end)
 
 
@@ -175,7 +181,7 @@ def bonds(connection: sqlite3.Connection, asked: Asked) -> BondPage:
             paid=json.loads(row["paid"]),
         )
 
-    facts, after, end = _page(connection, asked, "bonds", fact)
+    facts, after, end = _page(connection, asked, _TABLE.format("bonds"), fact)
     return BondPage(facts=facts, next=after, tip=end)
 
 
@@ -192,7 +198,7 @@ def notes(connection: sqlite3.Connection, asked: Asked) -> NotePage:
             signers=[keys[start : start + 66] for start in range(0, len(keys), 66)],
         )
 
-    facts, after, end = _page(connection, asked, "notes", fact)
+    facts, after, end = _page(connection, asked, _TABLE.format("notes"), fact)
     return NotePage(facts=facts, next=after, tip=end)
 
 
@@ -211,14 +217,14 @@ def fund(connection: sqlite3.Connection, asked: Asked) -> FundPage:
         )
 
     scanned = connection.execute(f"SELECT min(scanned) FROM scripts WHERE script IN {_FUNDS}").fetchone()[0]  # noqa: S608
-    facts, after, end = _page(connection, asked, f"({_FUND_ROWS})", fact, scanned)
+    facts, after, end = _page(connection, asked, _FUND_ROWS, fact, scanned)
     return FundPage(facts=facts, next=after, tip=end)
 
 
 def _page(
     connection: sqlite3.Connection,
     asked: Asked,
-    source: str,
+    query: str,
     fact: Callable[[sqlite3.Row], T],
     scanned: int | None = None,
 ) -> tuple[list[T], Place | None, BlockRef]:
@@ -230,11 +236,8 @@ def _page(
         after = (start, -1, -1)
         if asked.after is not None:
             after = max(after, (asked.after.height, asked.after.index, asked.after.part))
-        rows = connection.execute(
-            f"SELECT * FROM {source} WHERE (height, idx, part) > (?, ?, ?) AND height <= ? "  # noqa: S608 - constants
-            "ORDER BY height, idx, part LIMIT ?",
-            (*after, end.height, asked.limit + 1),
-        ).fetchall()
+        bounds = dict(zip(("height", "index", "part"), after, strict=True))
+        rows = connection.execute(query, {**bounds, "end": end.height, "limit": asked.limit + 1}).fetchall()
     finally:
         connection.execute("COMMIT")
     told = rows[: asked.limit]

@@ -151,19 +151,12 @@ def apply(connection: sqlite3.Connection, block: Block, height: int, *, live: bo
         bytes.fromhex(row[0])
         for row in connection.execute("SELECT script FROM scripts WHERE scanned = ?", (height - 1,))
     }
-    unspent = {
-        (row[0], row[1])
-        for row in connection.execute(
-            "SELECT txid, vout FROM outputs JOIN scripts USING (script) WHERE spender_height IS NULL AND scanned = ?",
-            (height - 1,),
-        )
-    }
     followed = intents.followed(connection) if live else set()
     freed: list[OutpointKey] = []
     # Where nothing is looked for, the block is not even read.
-    for index, seen in enumerate(block.txs if scripts or unspent or followed else ()):
+    for index, seen in enumerate(block.txs if scripts or followed else ()):
         for number, spent in enumerate(seen.spends):
-            if spent in unspent:
+            if scripts and _is_unspent(connection, spent, height - 1):
                 _spend(connection, spent, seen, (height, index, number))
             if spent in followed:
                 freed += intents.on_spend(connection, spent, seen, height)
@@ -175,12 +168,23 @@ def apply(connection: sqlite3.Connection, block: Block, height: int, *, live: bo
                     "note = excluded.note, height = excluded.height, idx = excluded.idx, part = excluded.part",
                     (seen.txid, vout, script.hex(), amount, seen.note, height, index, len(seen.spends) + vout),
                 )
-                unspent.add((seen.txid, vout))
     connection.execute("UPDATE scripts SET scanned = ? WHERE scanned = ?", (height, height - 1))
     if live:
         connection.execute("INSERT INTO blocks VALUES (?, ?)", (height, block.hash))
         connection.execute("DELETE FROM blocks WHERE height <= ?", (height - KEPT_BLOCKS,))
     return freed
+
+
+def _is_unspent(connection: sqlite3.Connection, spent: OutpointKey, scanned: int) -> bool:
+    """Whether no block spends this output, of a script that was scanned so far: one look for each input of a block,
+    as the fund may have a million payments that wait, and a block has some thousand inputs at most.
+    """
+    found = connection.execute(
+        "SELECT 1 FROM outputs JOIN scripts USING (script) "
+        "WHERE txid = ? AND vout = ? AND spender_height IS NULL AND scanned = ?",
+        (*spent, scanned),
+    ).fetchone()
+    return found is not None
 
 
 def _check_place(connection: sqlite3.Connection, block: Block, height: int, *, live: bool) -> None:
