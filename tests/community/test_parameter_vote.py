@@ -55,7 +55,7 @@ def test_people_vote_with_dux_ctl_and_every_node_sees_it_the_same(votes: Assembl
     votes.vote(proposal, "carol", yes=False)
     found = votes.shown(proposal)
     assert (found["tally"]["votes"], found["tally"]["yes"]) == (3, 2)
-    assert "tax_bps: 500 → 450" in votes.ctl("erin", "proposal", "list")
+    assert "tax_bps: 5 % → 4.5 %" in votes.ctl("erin", "proposal", "list")
     wait_until(lambda: "Lower the tax" in votes.ctl("erin", "proposal", "show", proposal[:12]), ROUND_S, "its text")
 
     votes.to(found["tally_at"])
