@@ -1,6 +1,7 @@
 """`dux-ctl airdrop eligible` and `airdrop verify`: questions about the fund that take several calls."""
 
 import argparse
+import re
 from typing import Any
 
 from duxcommon.errors import InvalidParams
@@ -21,8 +22,8 @@ def register(verbs: Any) -> set[str]:
         "how many keys have one. Read from the chain; the same on every node.",
         epilog="example: dux-ctl airdrop eligible",
     )
-    eligible.add_argument("pubkey", nargs="?", help="a payout key, hex (default: this node's)")
-    eligible.add_argument("--height", type=int, metavar="BLOCK", help="as of this block (default: 60 blocks ago)")
+    eligible.add_argument("pubkey", nargs="?", type=_payout_key, help="a payout key, hex (default: this node's)")
+    eligible.add_argument("--height", type=_number, metavar="BLOCK", help="as of this block (default: 60 blocks ago)")
     eligible.set_defaults(run=run_eligible)
     verify = verbs.add_parser(
         "verify",
@@ -31,9 +32,21 @@ def register(verbs: Any) -> set[str]:
         "transactions that confirmed. Ends with status 1 at the first difference.",
         epilog="example: dux-ctl airdrop verify 1",
     )
-    verify.add_argument("round", nargs="?", type=int, help="its number (default: all, the oldest first)")
+    verify.add_argument("round", nargs="?", type=_number, help="its number (default: all, the oldest first)")
     verify.set_defaults(run=run_verify)
     return {"eligible", "verify"}
+
+
+def _payout_key(text: str) -> str:
+    if not re.fullmatch(r"0[23][0-9a-f]{64}", text):
+        raise argparse.ArgumentTypeError(f"{text[:70]!r} is not a payout key: 66 hex digits that begin with 02 or 03")
+    return text
+
+
+def _number(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number")
+    return int(text)
 
 
 def run_eligible(args: argparse.Namespace, control: Control) -> int:
@@ -49,7 +62,8 @@ def run_eligible(args: argparse.Namespace, control: Control) -> int:
     def text(value: dict[str, Any]) -> str:
         among = f"{screens.count(page['total'], 'key')} {'has' if page['total'] == 1 else 'have'} a share; "
         among += f"{page['qualified']} qualified, which may vote"
-        return f"{screens_share.node_standing(value['standing'])}\n\n{among}\nall of them: dux-ctl node eligible"
+        ago = "" if args.height is not None else "work and bonds of the last 60 blocks are not looked at yet\n"
+        return f"{screens_share.node_standing(value['standing'])}\n\n{ago}{among}\nall of them: dux-ctl node eligible"
 
     value = {"standing": standing, "eligible": page}
     control.emit(value, lambda: screens.draw("airdrop.eligible", text, value, control))

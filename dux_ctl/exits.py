@@ -19,7 +19,7 @@ MEANINGS = {
     USAGE: "the command line is wrong",
     NOT_ALLOWED: "you are not in the group that may do this, or the wallet is locked",
     UNAVAILABLE: "a daemon, the chain or a node can't be reached now; trying again can help",
-    NOT_FOUND: "no such app, node, task, channel or blob",
+    NOT_FOUND: "no such app, node, task, channel, blob, round or proposal",
     NO_MONEY: "too little money",
     TASK_FAILED: "the task ended without a result for another reason; nothing was paid for it",
     DIFFERENCE: "`audit` found a difference",

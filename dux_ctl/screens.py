@@ -4,14 +4,12 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from duxcommon import units
 from duxcommon.errors import DuxError
 
 if TYPE_CHECKING:
     from .control import Control
 
 Screen = Callable[[dict[str, Any]], str]
-percent = units.percent
 
 _MODULES = {
     "fund.status": "screens_fund",

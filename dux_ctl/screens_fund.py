@@ -4,9 +4,10 @@ import time
 from typing import Any
 
 from duxcommon.money import format_flop
+from duxcommon.units import percent
 
 from .render import columns
-from .screens import blocks, facts, percent, short
+from .screens import blocks, count, facts, short
 
 BAR = 30
 KINDS = {
@@ -20,6 +21,9 @@ STATES = {
     "signing": "the guardians are signing",
     "sent": "sent; it waits for a block",
 }
+
+
+NO_GAIN = "none: nothing was paid in that time"
 
 
 def bar(have: int, need: int) -> str:
@@ -97,7 +101,9 @@ def airdrop_next(value: dict[str, Any]) -> str:
     else:
         lines.append(("next", f"round {value['sequence']}"))
     if value["eligible"] is not None:
-        lines.append(("eligible", f"{value['eligible']} payout keys (`dux-ctl airdrop eligible`: is mine one?)"))
+        lines.append(
+            ("eligible", f"{count(value['eligible'], 'payout key')} (`dux-ctl airdrop eligible`: is mine one?)")
+        )
     lines.append(("waits for", value["waits_for"]))
     return facts(lines)
 
@@ -148,7 +154,7 @@ def airdrop_price(value: dict[str, Any]) -> str:
             ("gain", f"{format_flop(value['gain'])} FLOP was what each key with every share got in the last {window}"),
             ("left", f"{format_flop(value['net'])} FLOP a window for somebody who works for the share alone"),
             ("tied up", f"{format_flop(value['tied_up'])} FLOP"),
-            ("return", f"{percent(value['yearly_bps'])} a year on what is tied up"),
+            ("return", f"{percent(value['yearly_bps'])} a year on what is tied up" if value["gain"] else NO_GAIN),
         ]
     )
 

@@ -16,10 +16,6 @@ BONDS = {
 }
 
 
-def _amount(value: int, unit: str) -> str:
-    return f"{format_flop(value)} FLOP" if unit == "koinu" else f"{value} {unit}"
-
-
 def node_standing(value: dict[str, Any]) -> str:
     """`dux-ctl node standing`."""
     lines = [
@@ -36,11 +32,7 @@ def node_standing(value: dict[str, Any]) -> str:
 
 def missing(value: dict[str, Any]) -> list[tuple[str, str]]:
     """What a key lacks, each with what mends it."""
-    return [
-        ("missing", f"{one['text']} ({_amount(one['have'], one['unit'])} of {_amount(one['need'], one['unit'])})\n"
-                    f"{one['remedy']}")
-        for one in value["missing"]
-    ]  # fmt: skip
+    return [("missing", f"{one['text']}\n{one['remedy']}") for one in value["missing"]]
 
 
 def node_eligible(value: dict[str, Any]) -> str:
@@ -49,8 +41,7 @@ def node_eligible(value: dict[str, Any]) -> str:
         ("as of", f"block {value['height']}, rules version {value['rules']}"),
         ("eligible", f"{count(value['total'], 'payout key')} with a share"),
         ("qualified", f"{count(value['qualified'], 'key')} with all but the cap on shares, which may vote"),
-        ("share", f"{format_flop(value['share'])} FLOP at most for each"
-                  + ("" if value["full"] else "; the cap holds some keys or a part of the fund back")),
+        ("share", _share(value)),
         ("digest", f"{value['digest']} (the same on every node)"),
     ]  # fmt: skip
     text = facts(lines)
@@ -59,6 +50,13 @@ def node_eligible(value: dict[str, Any]) -> str:
             ["payout key", "tax FLOP"], [[one["pubkey"], format_flop(one["tax"])] for one in value["keys"]]
         )
     return text + (f"\nmore: --after {value['next']}" if value["next"] is not None else "")
+
+
+def _share(value: dict[str, Any]) -> str:
+    if not value["total"]:
+        return "none"
+    text = f"{format_flop(value['share'])} FLOP at most for each"
+    return text if value["full"] else f"{text}; the cap holds some keys or a part of the fund back"
 
 
 def node_bonds(value: dict[str, Any]) -> str:
@@ -81,8 +79,16 @@ def node_bonds(value: dict[str, Any]) -> str:
 
 
 def node_unbond(value: dict[str, Any]) -> str:
-    """`dux-ctl node unbond` shows the bonds afterwards."""
-    return node_bonds(value)
+    """`dux-ctl node unbond` shows the bonds afterwards, and says when there was nothing to take back."""
+    states = {one["state"] for one in value["bonds"]}
+    locked = [one["lock_height"] for one in value["bonds"] if one["state"] in ("sent", "locked")]
+    if "releasing" in states:
+        said = "free bonds are on their way back to the payout address"
+    elif locked:
+        said = f"nothing was taken back: the first bond is free from block {min(locked)} on"
+    else:
+        said = "nothing was taken back: no bond is locked"
+    return f"{said}\n\n{node_bonds(value)}"
 
 
 def node_bond(value: dict[str, Any]) -> str:

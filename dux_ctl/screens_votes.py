@@ -3,9 +3,10 @@
 from typing import Any
 
 from duxcommon.money import format_flop
+from duxcommon.units import percent, written, written_range
 
 from .render import columns
-from .screens import blocks, count, facts, network_line, percent, short
+from .screens import blocks, count, facts, network_line, short
 from .screens_fund import old_addresses
 
 STATES = {
@@ -25,16 +26,8 @@ CASTS = {
     "dropped": "given up",
 }
 HEIGHTS = (("in block", "height"), ("votes until", "deadline"), ("counted at", "tally_at"), ("in force", "from_height"))
+OVER = ("REJECTED", "FAILED")
 _NO_ROUND = "no round in this time, neither way"
-
-
-def amount(value: int, unit: str) -> str:
-    """A parameter's value with its unit, as people write it."""
-    if unit == "koinu":
-        return f"{format_flop(value)} FLOP"
-    if unit == "hundredths of a percent":
-        return percent(value)
-    return f"{value} {unit}"
 
 
 def network_show(value: dict[str, Any]) -> str:
@@ -64,13 +57,13 @@ def param_list(value: dict[str, Any]) -> str:
     for one in value["parameters"]:
         coming = "–"
         if one["coming"] is not None:
-            coming = f"{amount(one['coming'], one['unit'])} from block {one['coming_from']}"
-        low, high = amount(one["low"], one["unit"]), amount(one["high"], one["unit"])
-        step = f"± {amount(one['largest_step'], one['unit'])}"
-        cells.append([one["name"], amount(one["value"], one["unit"]), coming, step, f"{low} to {high}"])
+            coming = f"{written(one['coming'], one['unit'])} from block {one['coming_from']}"
+        bounds, step = written_range(one["low"], one["high"], one["unit"]), written(one["largest_step"], one["unit"])
+        cells.append([one["name"], written(one["value"], one["unit"]), coming, f"± {step}", bounds])
     table = columns(["parameter", "in force", "voted", "next step", "bounds"], cells)
+    meanings = columns(["parameter", "what it is"], [[one["name"], one["help"]] for one in value["parameters"]])
     return (
-        f"{table}\n\nversion {value['version']} of the rules at block {value['height']}; "
+        f"{table}\n\n{meanings}\n\nversion {value['version']} of the rules at block {value['height']}; "
         f"what holds until block {value['known_to']} can't change any more\n"
         "change one: dux-ctl proposal create NAME VALUE --title …"
     )
@@ -109,8 +102,10 @@ def _when(one: dict[str, Any], height: int) -> str:
 
 def tally(value: dict[str, Any]) -> str:
     """How a vote stands, in a line or two."""
-    who = "not counted yet" if value["electorate"] is None else f"{value['electorate']} may vote"
-    need = "" if value["votes_needed"] is None else f", {value['votes_needed']} votes needed"
+    # Its electorate is asked for once the proposal is 60 blocks deep.
+    unknown = "how many may vote is known 60 blocks after the proposal's"
+    who = unknown if value["electorate"] is None else f"{value['electorate']} may vote"
+    need = "" if value["votes_needed"] is None else f", {count(value['votes_needed'], 'vote')} needed"
     text = (
         f"{count(value['votes'], 'vote')} ({who}{need}), {value['yes']} of them in favour, "
         f"{value['majority_pct']} % of the votes needed"
@@ -131,7 +126,9 @@ def proposal_show(value: dict[str, Any]) -> str:
     ]
     if one["tally"]:
         lines.append(("votes", tally(one["tally"])))
-    lines += [(name, f"block {one[field]}") for name, field in HEIGHTS if one[field] is not None]
+    # What failed does not come into force, though its block is known.
+    heights = [(name, field) for name, field in HEIGHTS if field != "from_height" or one["state"] not in OVER]
+    lines += [(name, f"block {one[field]}") for name, field in heights if one[field] is not None]
     lines += [("your vote", own_vote(value["vote"], one)), *_own_approval(value["approval"], one)]
     if value["document_note"]:
         lines.append(("document", value["document_note"]))

@@ -200,8 +200,8 @@ def missing(
                 found.tax,
                 demands.min_tax_paid,
                 f"its settled work paid {_flop(found.tax)} of tax {span}; {_flop(demands.min_tax_paid)} are needed",
-                "Earn more through the market; `dux-ctl channel list` shows what is open, and work counts from the "
-                "block that holds the closing (`dux-ctl channel close ID`).",
+                "Sell more through the market (`dux-ctl app publish`), or close a channel that earned something "
+                "(`dux-ctl channel list`, `dux-ctl channel close ID`): work counts from the closing's block on.",
             )
         )
     if found.epochs < demands.epochs_needed:
@@ -211,7 +211,8 @@ def missing(
                 found.epochs,
                 demands.epochs_needed,
                 f"it has settled work in {found.epochs} of the {EPOCHS} parts of the window; "
-                f"{demands.epochs_needed} are needed, each {max(1, window.blocks // EPOCHS)} blocks long",
+                f"{demands.epochs_needed} {'is' if demands.epochs_needed == 1 else 'are'} needed, each "
+                f"{max(1, window.blocks // EPOCHS)} blocks long",
                 "Settle a channel now and then instead of all at once: `dux-ctl channel close ID`.",
             )
         )

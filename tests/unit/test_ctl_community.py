@@ -184,6 +184,16 @@ def test_the_price_of_a_share_says_what_comes_back_and_what_is_left() -> None:
     assert "-12.34 % a year" in text
 
 
+def test_where_nothing_was_paid_a_share_has_no_return() -> None:
+    value = {
+        "height": 1234, "window_blocks": 300, "bond": COIN, "lock_blocks": 3600, "tax": COIN, "fees": COIN // 100,
+        "gain": 0, "net": -COIN, "tied_up": COIN, "yearly_bps": -899_691,
+    }  # fmt: skip
+    text = screens_fund.airdrop_price(wire(fund_models.SharePrice, **value))
+    assert "return          none: nothing was paid in that time" in text
+    assert "8996.91" not in text
+
+
 def trouble(**changes: Any) -> dict[str, Any]:
     return {"node": OTHER_NODE, "pubkey": OTHER_KEY, "what": "differs", "text": "pays one recipient more", **changes}
 
@@ -236,7 +246,7 @@ def test_who_has_no_share_reads_what_is_missing_and_the_command_that_mends_it(
     assert run(control, "airdrop", "eligible") == exits.OK
     text = capsys.readouterr().out
     for part in (
-        "no, as of block 1174", "no bond is locked long enough (0.00 FLOP of 1.00 FLOP)", "dux-ctl node bond 1.1",
+        "no, as of block 1174", "no bond is locked long enough", "dux-ctl node bond 1.1",
         "12 keys have a share; 15 qualified, which may vote", WARNING,
     ):  # fmt: skip
         assert part in text
@@ -268,10 +278,55 @@ def test_the_page_of_all_keys_and_the_bonds_say_what_to_do_next() -> None:
     assert "until block 5000; it comes back" in screens_share.node_bond(wire(node_models.BondInfo, **bond))
 
 
+def test_unbonding_says_what_was_taken_back_or_when_there_will_be_something() -> None:
+    def said(*bonds: dict[str, Any]) -> str:
+        value = {"auto": False, "pubkey": KEY, "needed": COIN, "locked": 0, "note": "", "bonds": list(bonds)}
+        return screens_share.node_unbond(wire(node_models.Bonds, **value)).splitlines()[0]
+
+    bond = {"txid": TXID, "vout": 1, "amount": COIN, "lock_height": 5000, "confirmed": 9, "state": "locked"}
+    assert said() == "nothing was taken back: no bond is locked"
+    assert (
+        said(bond, {**bond, "lock_height": 4000}) == "nothing was taken back: the first bond is free from block 4000 on"
+    )
+    assert said(bond, {**bond, "state": "releasing"}) == "free bonds are on their way back to the payout address"
+
+
+@pytest.mark.parametrize(
+    ("total", "full", "line"),
+    [
+        (0, False, "share      none"),
+        (12, True, "share      8.00 FLOP at most for each"),
+        (12, False, "share      8.00 FLOP at most for each; the cap holds some keys or a part of the fund back"),
+    ],
+)
+def test_the_cap_is_named_only_where_it_holds_something_back(total: int, full: bool, line: str) -> None:
+    assert line in screens_share.node_eligible(page(total=total, full=full)).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("eligible", "xyz"), "'xyz' is not a payout key"),
+        (("eligible", "--height", "-5"), "'-5' is not a number"),
+        (("eligible", "--height", "5.5"), "'5.5' is not a number"),
+        (("verify", "first"), "'first' is not a number"),
+    ],
+)
+def test_a_key_block_or_round_that_is_none_is_named_before_anything_is_asked(
+    words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    control = Fake({})
+    with pytest.raises(SystemExit) as ended:
+        run(control, "airdrop", *words)
+    assert ended.value.code == exits.USAGE
+    assert says in capsys.readouterr().err
+    assert control.asked == []
+
+
 def test_why_explains_a_payout_key() -> None:
     lines = why.explain(KEY, Fake({"node.standing": standing()}))
     assert lines[0] == "Payout key 021111111111… has no share of the community fund as of block 1174."
-    assert lines[-1] == "Missing: no bond is locked long enough (0.00 FLOP of 1.00 FLOP); dux-ctl node bond 1.1"
+    assert lines[-1] == "Missing: no bond is locked long enough; dux-ctl node bond 1.1"
 
 
 # --- verifying --------------------------------------------------------------------------------------------------------
@@ -466,6 +521,13 @@ def test_a_proposal_shows_its_votes_its_dates_and_how_to_vote() -> None:
     assert "may not vote: its work paid too little tax" in screens_votes.proposal_show(detail(vote=barred))
 
 
+@pytest.mark.parametrize("state", ["FAILED", "REJECTED"])
+def test_what_was_not_accepted_has_no_block_from_which_it_is_in_force(state: str) -> None:
+    text = screens_votes.proposal_show(detail(proposal=proposal(state=state)))
+    assert "block 1360" in text
+    assert "in force" not in text
+
+
 def test_proposals_are_listed_with_what_comes_next() -> None:
     rows = [
         proposal(), proposal(state="LOCKED"), proposal(state="COUNTING"),
@@ -538,7 +600,15 @@ def test_why_explains_a_proposal_by_its_first_digits() -> None:
 
 def test_parameters_are_shown_in_units_that_people_write() -> None:
     def parameter(**values: Any) -> dict[str, Any]:
-        base = {"number": 1, "default": 500, "low": 0, "high": 2000, "largest_step": 100, "voting": False, "help": ""}
+        base = {
+            "number": 1,
+            "default": 500,
+            "low": 0,
+            "high": 2000,
+            "largest_step": 100,
+            "voting": False,
+            "help": "How it is.",
+        }
         return {**base, "coming": None, "coming_from": None, **values}
 
     rows = [
@@ -553,9 +623,10 @@ def test_parameters_are_shown_in_units_that_people_write() -> None:
     assert "5 %" in lines[1]
     assert "4.5 % from block 2801" in lines[1]
     assert "± 1 %" in lines[1]
-    assert "0 % to 20 %" in lines[1]
+    assert "0 to 20 %" in lines[1]
     assert "1.00 FLOP" in lines[2]
     assert "43200 blocks" in lines[3]
+    assert lines[6].split(maxsplit=1) == ["tax_bps", "How it is."]
     changes = [{"version": 1, "from_height": 2801, "proposal": HASH, "effect": "tax_bps: 500 → 450"}]
     history = screens_votes.param_history(wire(models.RuleHistory, changes=changes, height=1, network=LABEL))
     assert history.splitlines()[1].split()[:3] == ["1", "2801", "5b1f9c2ad401…"]
