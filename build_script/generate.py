@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from build_script import pages  # noqa: E402
 from build_script.configs import config  # noqa: E402
+from build_script.man import man_page  # noqa: E402
 from dux_airdropd import airdrop_methods  # noqa: E402
 from dux_airdropd import methods as airdropd  # noqa: E402
 from dux_ctl import exits  # noqa: E402
@@ -96,53 +97,6 @@ def catalogue() -> dict[str, Any]:
                 "example": entry["examples"][0]["params"],
             }
     return {"methods": dict(sorted(methods.items())), "schemas": dict(sorted(schemas.items()))}
-
-
-def _usage(name: str, entry: dict[str, Any]) -> str:
-    space, verb = name.split(".")
-    words = [p["name"].upper() if p["required"] else f"[--{p['name'].replace('_', '-')}]" for p in entry["params"]]
-    return " ".join(["dux-ctl", space, verb.replace("_", "-"), *words])
-
-
-def man_page(found: dict[str, Any]) -> str:
-    """dux-ctl(1) in roff: one entry a method, the exit statuses, the errors."""
-
-    def plain(text: str) -> str:
-        escaped = text.replace("\\", "\\e").replace("-", "\\-")
-        return "\n".join("\\&" + line if line.startswith((".", "'")) else line for line in escaped.splitlines())
-
-    lines = [
-        '.TH DUX\\-CTL 1 "" "Dux OS" "Dux OS"',
-        ".SH NAME", "dux\\-ctl \\- talk to the daemons of a Dux OS node",
-        ".SH SYNOPSIS", "dux\\-ctl [\\-\\-json] [\\-\\-run\\-dir DIR] [\\-\\-timeout S] COMMAND …",
-        ".SH COMMANDS OF ITS OWN",
-        ".TP", ".B status", "How this node is: daemons, chain, wallet, channels, lending.",
-        ".TP", ".B why WHAT",
-        "Explain a task, payment, channel, app, node, proposal, payout key, daemon, error, or the airdrop.",
-        ".TP", ".B audit", "Prove that chain, channels, payments and books agree to the koinu.",
-        ".TP", ".B app init NAME | app test DIR | app publish DIR", "Make, try and offer an app.",
-        ".TP", ".B task run APP [FILE]", "Run an app on another node and pay for its checked result.",
-        ".TP", ".B airdrop eligible [KEY]", "Whether a payout key has a share of the fund, and what it lacks.",
-        ".TP", ".B airdrop verify [ROUND] | param verify",
-        "Recompute from the chain what the fund paid, and which rules were voted.",
-        ".TP", ".B proposal create NAME VALUE \\-\\-title TITLE | vote ID yes|no | replay NAME VALUE",
-        "Propose a change of the rules, vote, see what a change would have done.",
-        ".SH METHODS",
-    ]  # fmt: skip
-    for name, entry in found["methods"].items():
-        lines += [".TP", f".B {plain(_usage(name, entry))}", plain(entry["summary"])]
-        if entry["description"]:
-            lines.append(plain(entry["description"]))
-        lines.append(plain(f"Access: {entry['access']}." + (" Other nodes may call it." if entry["peers"] else "")))
-        if entry["errors"]:
-            lines.append(plain(f"Errors: {', '.join(entry['errors'])}."))
-    lines += [".SH EXIT STATUS"]
-    for status, meaning in exits.MEANINGS.items():
-        lines += [".TP", f".B {status}", plain(meaning)]
-    lines += [".SH ERRORS"]
-    for code, error in sorted(BY_CODE.items()):
-        lines += [".TP", f".B {plain(f'{code} {error.__name__}')}", plain(error.hint_default)]
-    return "\n".join(lines) + "\n"
 
 
 def reference(found: dict[str, Any]) -> str:

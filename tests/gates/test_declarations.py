@@ -12,6 +12,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
+from dux_ctl import catalogue
+from dux_ctl.main import OWN, build_parser
 from duxcommon.api.common import Model
 from duxcommon.daemon import CommonMethods
 from duxcommon.errors import BY_CODE, BY_NAME, DuxError
@@ -206,3 +208,27 @@ def test_every_key_of_every_configuration_is_read_somewhere() -> None:
             if not re.search(rf"(\.{key}\b|\"{key}\")", sources)
         ]
     assert unread == []
+
+
+# --- the man page -----------------------------------------------------------------------------------------------------
+
+
+def printed_commands() -> list[str]:
+    page = (ROOT / "docs" / "dux-ctl.1").read_text().replace("\\-", "-")
+    return re.findall(r"^\.B dux-ctl ([a-z-]+(?: [a-z-]+)?)", page, re.MULTILINE)
+
+
+def test_every_command_of_the_man_page_can_be_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = build_parser(None)
+    for command in printed_commands():
+        with pytest.raises(SystemExit) as ended:
+            parser.parse_args([*command.split(), "--help"])
+        assert ended.value.code == 0, command
+    capsys.readouterr()
+
+
+def test_every_namespace_and_what_takes_several_calls_is_in_the_man_page() -> None:
+    printed = printed_commands()
+    assert {command.split()[0] for command in printed} >= {*catalogue.namespaces(), *OWN}
+    for command in ("airdrop eligible", "airdrop verify", "param verify", "proposal create", "app test"):
+        assert command in printed
