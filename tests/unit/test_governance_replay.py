@@ -58,6 +58,30 @@ def test_a_higher_tax_brings_the_round_earlier() -> None:
     assert rounds == (2, 2)
 
 
+def test_the_whole_table_is_the_one_that_was_reckoned_by_hand() -> None:
+    rows, total, _ = compare(TWO_PROVIDERS, lambda _: RULES, ParameterChange(1, 1000), 500, 700)
+
+    def line(height: int | None, before: tuple[int, int, int], after: tuple[int, int, int]) -> ReplayRow:
+        """Inflow, eligible keys and share of either column in half FLOP; everything that came in is paid out."""
+        inflow, share = ([each[index] * COIN // 2 for each in (before, after)] for index in (0, 2))
+        return ReplayRow(
+            height=height, inflow_before=inflow[0], inflow_after=inflow[1],
+            eligible_before=before[1], eligible_after=after[1],
+            share_before=share[0], share_after=share[1], paid_before=inflow[0], paid_after=inflow[1],
+        )  # fmt: skip
+
+    # At 5 % the taxes are 3, 5, 3 and 10 FLOP in blocks 510, 515, 560 and 570: 11 at snapshot 560, whose round
+    # confirms in block 621, and 10 at 630. At 10 % they are twice that: 16 at 520, confirmed in 581, and 26 at 590.
+    nothing = (0, 0, 0)
+    assert rows == [
+        line(520, nothing, (32, 2, 16)),
+        line(560, (22, 2, 11), nothing),
+        line(590, nothing, (52, 2, 26)),
+        line(630, (20, 2, 10), nothing),
+    ]
+    assert total == line(None, (42, 2, 21), (84, 2, 42))
+
+
 def test_a_lower_tax_is_never_less_than_the_least() -> None:
     small = past(work(510, ALICE, 1))
     course = reckon(small, lambda _: RULES, 500, 600, tax_bps=0)
