@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from duxcommon.api.airdropd import FundAt, SpentFrom
-from duxcommon.api.flopd import FundFact, FundPage
+from duxcommon.api.flopd import FundFact, FundPage, Place
+from duxcommon.coin.params import CHAINS, ChainParams
 from duxcommon.coin.script import multisig_script
 from duxcommon.coin.tx import parse_tx
 from duxcommon.db import Store
@@ -22,19 +23,22 @@ from duxcommon.rulebook import Book
 
 from .costs import MAX_INPUTS, input_fee
 from .failpoints import hit
-from .plan import FundCoin, Snapshot, available
+from .plan import DEPTH, FundCoin, Snapshot, available
 from .ports import ApprovedSpend, Rules
 from .reading import Read, read
 
 MIGRATION = """
 CREATE TABLE fund_output (
   txid TEXT NOT NULL, vout INTEGER NOT NULL, script BLOB NOT NULL, amount INTEGER NOT NULL,
-  height INTEGER NOT NULL, number INTEGER NOT NULL,
+  block INTEGER NOT NULL, -- which holds it
+  height INTEGER NOT NULL, -- from which it counts
+  number INTEGER NOT NULL,
   spent_height INTEGER, spender TEXT,
   PRIMARY KEY (txid, vout)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX fund_output_block ON fund_output (block);
 CREATE INDEX fund_output_place ON fund_output (height, number, vout);
-CREATE INDEX fund_output_there ON fund_output (script, amount) WHERE spent_height IS NULL;
+CREATE INDEX fund_output_there ON fund_output (script, amount DESC, height, txid, vout) WHERE spent_height IS NULL;
 CREATE INDEX fund_output_spent ON fund_output (spent_height) WHERE spent_height IS NOT NULL;
 
 CREATE TABLE round (
@@ -53,7 +57,9 @@ CREATE VIEW income AS SELECT o.* FROM fund_output o WHERE NOT EXISTS (
 """
 
 
-def apply(connection: sqlite3.Connection, facts: Sequence[FundFact], births: Mapping[bytes, int]) -> None:
+def apply(
+    connection: sqlite3.Connection, facts: Sequence[FundFact], births: Mapping[bytes, int], chain: ChainParams
+) -> None:
     """Store facts, in the order of their places.
 
     Only what was paid to a script from the block on from which it was the fund's: a node that learned of it early must
@@ -68,16 +74,30 @@ def apply(connection: sqlite3.Connection, facts: Sequence[FundFact], births: Map
             )
         elif fact.at.height >= births.get(script, fact.at.height + 1):
             connection.execute(
-                "INSERT OR REPLACE INTO fund_output (txid, vout, script, amount, height, number)"
-                " VALUES (?, ?, ?, ?, ?, ?)",
-                (fact.txid, fact.vout, script, fact.amount, fact.at.height, fact.at.index),
+                "INSERT OR REPLACE INTO fund_output (txid, vout, script, amount, block, height, number)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    fact.txid,
+                    fact.vout,
+                    script,
+                    fact.amount,
+                    fact.at.height,
+                    _counts_from(fact.at, chain),
+                    fact.at.index,
+                ),
             )
+
+
+def _counts_from(at: Place, chain: ChainParams) -> int:
+    """The first snapshot that may spend a payment: a coinbase must be mature when it is signed."""
+    unripe = chain.coinbase_maturity(at.height) if at.index == 0 else 0
+    return at.height + max(0, unripe - DEPTH)
 
 
 def undo(connection: sqlite3.Connection, above: int) -> None:
     """Take back what stood in blocks above a height."""
     connection.execute("DELETE FROM round WHERE height > ?", (above,))
-    connection.execute("DELETE FROM fund_output WHERE height > ?", (above,))
+    connection.execute("DELETE FROM fund_output WHERE block > ?", (above,))
     connection.execute("UPDATE fund_output SET spent_height = NULL, spender = NULL WHERE spent_height > ?", (above,))
 
 
@@ -134,7 +154,7 @@ class Fund:
         return Kind("chain.fund", FundPage, self._apply, self._undo)
 
     def _apply(self, connection: sqlite3.Connection, facts: Sequence[FundFact]) -> None:
-        apply(connection, facts, births(self._rules.book()))
+        apply(connection, facts, births(self._rules.book()), CHAINS[self._network.chain])
 
     def _undo(self, connection: sqlite3.Connection, above: int) -> None:
         self.undone += 1

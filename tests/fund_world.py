@@ -68,12 +68,18 @@ class Electors:
 class World:
     """Blocks are heights; `read_to` is the tip."""
 
-    def __init__(self, rules: Voted | None = None, keys: Sequence[bytes] = (), first_anchor: str | None = None) -> None:
+    def __init__(
+        self,
+        rules: Voted | None = None,
+        keys: Sequence[bytes] = (),
+        first_anchor: str | None = None,
+        chain: str = "devnet",
+    ) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix="dux")
         self.store = Store(Path(self.folder.name) / "airdropd.sqlite", (TABLES,))
         self.rules = rules or Voted(FIVE.rules())
         self.electors = Electors(keys)
-        network = definition().model_copy(update={"first_anchor": first_anchor})
+        network = definition().model_copy(update={"first_anchor": first_anchor, "chain": chain})
         self.fund = Fund(self.store, network, self.rules)
         self.drafts = Drafts(NETWORK, self.fund, self.rules, self.electors)
         self._bytes: dict[str, str] = {}
@@ -86,11 +92,13 @@ class World:
     async def _facts(self, *facts: FundFact) -> None:
         await self.store.write(lambda c: self.fund.kind.apply(c, facts))
 
-    async def pay(self, height: int, amount: int, guardians: Guardians = FIVE, txid: str | None = None) -> str:
+    async def pay(
+        self, height: int, amount: int, guardians: Guardians = FIVE, txid: str | None = None, *, coinbase: bool = False
+    ) -> str:
         """A payment to the fund in a block; its transaction."""
         self._made += 1
         txid = txid or hashlib.sha256(b"payment %d" % self._made).hexdigest()
-        at = Place(height=height, index=self._made)
+        at = Place(height=height, index=0 if coinbase else self._made)
         await self._facts(
             FundFact(at=at, event="paid", txid=txid, vout=0, amount=amount, script=guardians.script.hex(), spender=None)
         )

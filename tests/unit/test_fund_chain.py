@@ -9,10 +9,11 @@ from fund_kit import FIVE, OTHERS, Spending, some_keys
 from fund_world import Voted, World
 
 from dux_airdropd.drafts import Draft
-from dux_airdropd.plan import DEPTH, LAPSE
+from dux_airdropd.plan import DEPTH, LAPSE, STEP
 from dux_airdropd.verify import Verifier
 from duxcommon.api.airdropd import Verified
 from duxcommon.api.flopd import Transaction
+from duxcommon.coin.params import CHAINS
 from duxcommon.coin.script import p2pkh_script
 from duxcommon.coin.tx import make_tx, outpoint_of, serialize_tx
 from duxcommon.errors import EligibilityDiffers, RoundUnknown, RulesPending
@@ -248,6 +249,36 @@ def test_two_nodes_that_read_at_different_times_compute_the_same_transaction() -
     run(step_by_step)
     assert drafts[0].txid == drafts[1].txid
     assert drafts[0].manifest.encode() == drafts[1].manifest.encode()
+
+
+def test_what_a_miner_pays_from_a_coinbase_holds_no_round_up() -> None:
+    async def body(world: World) -> None:
+        await filled(world, 1 * COIN)
+        await world.pay(1004, 50 * COIN, coinbase=True)
+        await world.pay(1005, 101 * COIN)
+        draft = await world.draft(1010 + DEPTH)
+        assert [coin.amount for coin in draft.unsigned.inputs] == [DUST, 101 * COIN, COIN]
+
+    run(body, chain="main")
+
+
+def test_what_a_miner_pays_from_a_coinbase_counts_once_it_can_be_spent() -> None:
+    maturity = CHAINS["main"].coinbase_maturity(1000)
+
+    async def body(world: World) -> None:
+        await filled(world, DUST)
+        await world.pay(1000, 60 * COIN, coinbase=True)
+        await world.pay(1000, 60 * COIN)
+        await world.reorganise(1000)
+        ripe = -(-(1000 + maturity - DEPTH) // STEP) * STEP
+        await world.read_to(ripe - 1 + DEPTH)
+        assert await world.drafts.current(ripe - 1 + DEPTH) is None
+        draft = await world.draft(ripe + DEPTH)
+        assert draft.manifest.plan.height == ripe
+        assert [coin.amount for coin in draft.unsigned.inputs][1:3] == [60 * COIN, 60 * COIN]
+        assert ripe + DEPTH + 1 - 1000 >= maturity
+
+    run(body, chain="main")
 
 
 def test_with_nobody_eligible_the_first_snapshot_that_has_somebody_pays() -> None:
