@@ -1,5 +1,6 @@
 """Putting proposals, votes and approvals on the chain: queued in a commit, sent until a block holds them."""
 
+import hashlib
 import logging
 
 from duxcommon.api.flopd import TxIntent
@@ -68,7 +69,7 @@ class Casting:
     async def _send(self, row: CastRow, fund_script: bytes) -> None:
         try:
             intent = await self._flopd.fund(
-                fund_script, PRICE, data=row.data, key=f"governance:{row.key}", purpose=row.kind,
+                fund_script, PRICE, data=row.data, key=_key("governance", row), purpose=row.kind,
                 ref=f"proposal/{row.proposal}", from_payout=row.kind != "approval",
             )  # fmt: skip
         except NoPayoutCoin:
@@ -80,9 +81,13 @@ class Casting:
 
     async def _give_coin(self, row: CastRow) -> None:
         """Pay the payout address from the wallet; the note goes when that is in a block."""
+        key = _key("governance-coin", row)
+        if row.coin is not None and (await self._flopd.intent(row.coin)).state not in ("built", "sent"):
+            # It was spent before the note could: what is paid from the wallet may take any coin of it.
+            key += f":{row.coin}"
         payout = await self._flopd.payout()
         coin = await self._flopd.fund(
-            p2pkh_script(bytes.fromhex(payout.pubkey)), COIN, data=None, key=f"governance-coin:{row.key}",
+            p2pkh_script(bytes.fromhex(payout.pubkey)), COIN, data=None, key=key,
             purpose="payout-coin", ref=f"proposal/{row.proposal}", from_payout=False,
         )  # fmt: skip
         await self._flopd.broadcast(coin.id)
@@ -96,3 +101,8 @@ class Casting:
 
     async def _set(self, row: CastRow, **values: str | int | None) -> None:
         await self._store.write(lambda c: rows.set_cast(c, row.n, **values))
+
+
+def _key(what: str, row: CastRow) -> str:
+    """Flopd's key for a part of a note's way; the caller's own may be as long as a key can be."""
+    return f"{what}:{row.kind}:{hashlib.sha256(row.key.encode()).hexdigest()}"
