@@ -129,8 +129,9 @@ class Deciding:
     async def _may_not(self, item: Item) -> str:
         """Why this node's key may not vote; empty when it may. Raises what flopd and registryd answer."""
         pubkey = (await self._governance.flopd.payout()).pubkey
-        if item.census is not None:
-            known = pubkey in item.census.electorate
+        census = item.census or self._governance.stored.get((item.id, item.place))
+        if census is not None:
+            known = pubkey in census.electorate
             return "" if known else "its payout key had no qualified work in the block before the proposal"
         return await self._governance.registryd.lacks(pubkey, item.place[0] - 1)
 

@@ -21,7 +21,8 @@ from . import rows, tally
 from .casting import Casting
 from .documents import Documents
 from .ports import Event, Flopd, Fund, Registryd
-from .timeline import AcceptedSpend, Asked, Census, Entry, Item, Timeline, read
+from .reckoning import Reckoning
+from .timeline import AcceptedSpend, Asked, Census, Item, Timeline
 
 Spawn = Callable[[Coroutine[Any, Any, None], str], object]
 
@@ -55,11 +56,15 @@ class Governance:
         self._exchanging = False
         self._trouble = ""
         self._told: dict[str, ProposalState] = {}
-        self._version = 0
-        """Counts changes of what is stored."""
-        self._kept: tuple[int, list[Entry], dict[Asked, Census]] | None = None
-        """The notes and electorates as of a version."""
-        self._named: tuple[Timeline, int, Book] | None = None
+        self.stored = rows.Stored(store)
+        self._reckoning = Reckoning(network, self.stored)
+        self._undone: list[int] = []
+        """Heights above which the follower has undone what it read."""
+        self._asked: set[Asked] = set()
+        """Whose electorate was asked for, and may be more than is needed."""
+        self._named: tuple[Rules, int, Book] | None = None
+        self._final: dict[str, Item] = {}
+        """Proposals of which nothing more will be told, as long as they stay what they are."""
         self.timeline = self._read(network.birth_height - 1)
         """What the chain has decided so far."""
 
@@ -71,14 +76,15 @@ class Governance:
 
     def kinds(self) -> Sequence[Kind]:
         """The facts that are followed."""
-        return [rows.kind(self._changed)]
+        return [rows.kind(self._undone.append)]
 
     def book(self) -> Book:
         """The rule book, with the nodes of those who were voted in as far as their documents are here."""
-        known = len(self.documents)
-        if self._named is None or self._named[0] is not self.timeline or self._named[1] != known:
-            self._named = (self.timeline, known, self._with_nodes(self.timeline.book))
-        return self._named[2]
+        book, known = self.timeline.book, len(self.documents)
+        # Every version is made from the one before it, so the same last version has the same ones before it.
+        if self._named is None or self._named[0] is not book.newest or self._named[1] != known:
+            self._named = (book.newest, known, self._with_nodes(book))
+        return self._named[2].reaching(book.known_to)
 
     def spends_in_force(self, height: int) -> Sequence[AcceptedSpend]:
         """See Timeline.spends."""
@@ -104,10 +110,6 @@ class Governance:
         """The rules in force at that block."""
         return self.book().at(max(0, self.height))
 
-    def stored(self, height: int) -> list[Entry]:
-        """The notes that are kept, up to a height."""
-        return [entry for entry in self.store.read(rows.entries) if entry.place[0] <= height]
-
     @property
     def fund(self) -> Fund:
         """The community fund."""
@@ -131,6 +133,7 @@ class Governance:
         except DuxError as error:
             self._trouble = f"who may vote can't be asked now, so nothing is counted: {error.message}"
             log.info(self._trouble, extra={"error": error.name})
+        await self._forget_electorates()
         await self._tell()
         await self.casting.advance(self.timeline, height)
         if self.timeline.items and not self._exchanging:
@@ -140,34 +143,52 @@ class Governance:
     # --- reading --------------------------------------------------------------------------------------------
 
     def _read(self, height: int) -> Timeline:
-        if self._kept is None or self._kept[0] != self._version:
-            version = self._version
-            self._kept = (version, self.store.read(rows.entries), self.store.read(rows.censuses))
-        _, entries, censuses = self._kept
-        return read(self.network, entries, censuses, height)
-
-    def _changed(self) -> None:
-        self._version += 1
+        while self._undone:
+            self._reckoning.undo(self._undone.pop())
+        return self._reckoning.at(height)
 
     async def _take_censuses(self) -> bool:
         """Ask for what is lacking; whether anything was found out."""
         lacking = self.timeline.lacking()
+        electorates: dict[int, frozenset[str]] = {}
         for item in lacking:
-            census = await self.census(item)
+            census = await self.census(item, electorates)
             await self.store.write(lambda c, i=item, s=census: rows.put_census(c, (i.id, i.place), s))  # type: ignore[misc]
-            self._changed()
+            self._asked.add((item.id, item.place))
+            self._reckoning.asked()
         return bool(lacking)
 
-    async def census(self, item: Item) -> Census:
-        """Who may vote on a proposal, and what the fund could pay then. Raises RulesPending and DuxError."""
+    async def census(self, item: Item, electorates: dict[int, frozenset[str]]) -> Census:
+        """Who may vote on a proposal, and what the fund could pay then. Raises RulesPending and DuxError.
+
+        `electorates` has those that were asked for already, by their height.
+        """
         height = item.place[0]
-        electorate = await self._electorate(height - 1)
+        if height - 1 not in electorates:
+            electorates[height - 1] = await self._electorate(height - 1)
+        electorate = electorates[height - 1]
         if not item.signers & electorate:
             # Whoever proposes without a right to can't make this node keep thousands of keys for it.
             electorate = frozenset()
         is_spend = isinstance(item.change, Spend)
         spendable = (await asyncio.to_thread(self.fund.at, height)).spendable if is_spend else None
         return Census(electorate, spendable)
+
+    async def _forget_electorates(self) -> None:
+        """Of the electorates of refused proposals keep only who proposed.
+
+        Otherwise one key could make this node keep thousands with every proposal that is refused because it has one.
+        """
+        for asked in [asked for asked in self._asked if not self._provisional(asked)]:
+            self._asked.remove(asked)
+            item, census = self.timeline.find(asked[0]), self.stored.get(asked)
+            if item is not None and item.place == asked[1] and item.refusal is not None and census is not None:
+                small = Census(item.proposers, census.spendable)
+                await self.store.write(lambda c, a=asked, s=small: rows.put_census(c, a, s))  # type: ignore[misc]
+
+    def _provisional(self, asked: Asked) -> bool:
+        item = self.timeline.find(asked[0])
+        return item is not None and item.place == asked[1] and item.provisional
 
     async def _electorate(self, height: int) -> frozenset[str]:
         """Payout keys with qualified work at a height. Raises RulesPending and DuxError."""
@@ -234,10 +255,14 @@ class Governance:
         """Note in the event log what became of proposals."""
         executed = self.fund.executed() if self._fund is not None else {}
         new = {}
-        for item in self.timeline.items:
+        for item in self.timeline.by_id.values():
+            if self._final.get(item.id) is item:
+                continue
             state = self.state(item, executed)
             if state not in ("VOTING", "COUNTING") and self._told.get(item.id) != state:
                 new[item.id] = (item, state)
+            if not tally.MACHINE[state] or (state == "ACTIVE" and not isinstance(item.change, Spend)):
+                self._final[item.id] = item
         if not new:
             return
 

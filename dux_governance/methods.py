@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from duxcommon.api.airdropd import OldAddress, RuleBook
+from duxcommon.api.airdropd import OldAddress, RulesPage
 from duxcommon.api.common import Hash32, IdempotencyKey, Ok
 from duxcommon.api.governance import (
     Cast,
@@ -103,9 +103,12 @@ class ParamMethods:
         self._governance = governance
 
     @method("param.rules", access="daemon")
-    async def rules(self) -> RuleBook:
-        """Tell all versions of the rules, and up to which block they can't change any more."""
-        return self._governance.book().book
+    async def rules(self, have: Hash32 | None = None, after: Annotated[int, Field(ge=-1)] = -1) -> RulesPage:
+        """Tell all versions of the rules, page by page, and up to which block they can't change any more.
+
+        Who names the digest of what it `have`s is told no version that it knows.
+        """
+        return self._governance.book().page(have, after)
 
     @method("param.list", access="read")
     async def list_(self) -> ParameterList:

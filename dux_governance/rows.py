@@ -2,15 +2,18 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from duxcommon.api.flopd import NoteFact, NotePage
 from duxcommon.coin.notes import ApprovalNote, ProposalNote, VoteNote, decode
+from duxcommon.db import Store
 from duxcommon.follow import Kind
 from duxcommon.money import DUST
 
+from .proposals import Place
 from .timeline import Asked, Census, Entry
 
 MIGRATION = """
@@ -40,6 +43,11 @@ CREATE INDEX cast_note_open ON cast_note (state) WHERE state IN ('queued', 'sent
 """
 
 _KEY = 33
+_LAST = 2**62
+"""Above the number of anything within a block."""
+PAGE = 5000
+"""Notes that are read from the database at once."""
+
 CastKind = Literal["proposal", "vote", "approval"]
 CastState = Literal["queued", "sent", "confirmed", "dropped"]
 
@@ -72,18 +80,17 @@ def _undo(connection: sqlite3.Connection, above: int) -> None:
     connection.execute("DELETE FROM electorate WHERE height > ?", (above,))
 
 
-def kind(changed: Callable[[], None]) -> Kind:
-    """How dux-airdropd's follower keeps the notes; `changed` is called in the writer's thread before each commit."""
+def kind(undone: Callable[[int], None]) -> Kind:
+    """How dux-airdropd's follower keeps the notes.
 
-    def apply(connection: sqlite3.Connection, facts: Sequence[NoteFact]) -> None:
-        _apply(connection, facts)
-        changed()
+    `undone` is called in the writer's thread, before the commit, with the height above which all is forgotten.
+    """
 
     def undo(connection: sqlite3.Connection, above: int) -> None:
         _undo(connection, above)
-        changed()
+        undone(above)
 
-    return Kind("chain.notes", NotePage, apply, undo)
+    return Kind("chain.notes", NotePage, _apply, undo)
 
 
 def _entry(row: sqlite3.Row) -> Entry:
@@ -94,9 +101,13 @@ def _entry(row: sqlite3.Row) -> Entry:
     return Entry(place, row["txid"], note, row["data"], json.loads(row["paid"]), signers)
 
 
-def entries(connection: sqlite3.Connection) -> list[Entry]:
-    """All notes, in the order of the chain."""
-    return [_entry(row) for row in connection.execute("SELECT * FROM vote_note ORDER BY height, number, part")]
+def entries(connection: sqlite3.Connection, after: Place, to: int, limit: int) -> list[Entry]:
+    """The first notes after a place, up to a height, in the order of the chain."""
+    query = (
+        "SELECT * FROM vote_note WHERE (height, number, part) > (?, ?, ?) AND height <= ? "
+        "ORDER BY height, number, part LIMIT ?"
+    )
+    return [_entry(row) for row in connection.execute(query, (*after, to, limit))]
 
 
 # --- electorates ---------------------------------------------------------------------------------------------------
@@ -114,15 +125,33 @@ def put_census(connection: sqlite3.Connection, asked: Asked, census: Census) -> 
     connection.execute("INSERT OR REPLACE INTO electorate VALUES (?, ?, ?, ?, ?, ?)", values)
 
 
-def censuses(connection: sqlite3.Connection) -> dict[Asked, Census]:
-    """All that were kept."""
-    found: dict[Asked, Census] = {}
-    for row in connection.execute("SELECT * FROM electorate"):
-        keys = row["keys"]
-        electorate = frozenset(keys[at : at + _KEY].hex() for at in range(0, len(keys), _KEY))
-        place = (row["height"], row["number"], row["part"])
-        found[row["proposal"], place] = Census(electorate, row["spendable"])
-    return found
+def census(connection: sqlite3.Connection, asked: Asked) -> Census | None:
+    """What was kept for a proposal at its place."""
+    proposal, place = asked
+    query = "SELECT keys, spendable FROM electorate WHERE proposal = ? AND height = ? AND number = ? AND part = ?"
+    row = connection.execute(query, (proposal, *place)).fetchone()
+    if row is None:
+        return None
+    keys = row["keys"]
+    return Census(frozenset(keys[at : at + _KEY].hex() for at in range(0, len(keys), _KEY)), row["spendable"])
+
+
+class Stored:
+    """The notes and electorates of a database, read as they are needed."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, asked: Asked, /) -> Census | None:
+        """The census of a proposal at its place."""
+        return self._store.read(lambda c: census(c, asked))
+
+    def notes(self, above: int, to: int) -> Iterator[Entry]:
+        """All notes above one height up to another, in the order of the chain."""
+        after = (above, _LAST, _LAST)
+        while found := self._store.read(partial(entries, after=after, to=to, limit=PAGE)):
+            yield from found
+            after = found[-1].place
 
 
 # --- documents -------------------------------------------------------------------------------------------------------

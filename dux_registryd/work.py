@@ -48,6 +48,8 @@ CREATE INDEX bond_of_key ON bond (key, lock_height);
 CREATE TABLE judged (one INTEGER PRIMARY KEY CHECK (one = 1), book TEXT, generation INTEGER NOT NULL) STRICT;
 INSERT INTO judged VALUES (1, NULL, 0);
 """,
+    # Of the book; apart, because it changes with every block and the book hardly ever.
+    "ALTER TABLE judged ADD COLUMN known_to INTEGER;",
 )
 
 _HIGH = 32
@@ -136,7 +138,8 @@ class Ledger:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._judge: Judge | None = None
-        self._used = ""
+        self._used = ("", -1)
+        """Digest of the book by which everything is judged, and up to which block it is known."""
 
     def kinds(self) -> list[Kind]:
         """What is followed."""
@@ -147,23 +150,23 @@ class Ledger:
 
     async def use(self, book: Book) -> None:
         """Judge what comes by this book, and what is there again from the first height at which it says otherwise."""
-        text = book.book.model_dump_json()
-        if text == self._used:
+        if (book.digest, book.known_to) == self._used:
             return
         judge = Judge(book)
 
         def change(connection: sqlite3.Connection) -> None:
-            stored = connection.execute("SELECT book FROM judged").fetchone()["book"]
-            if stored == text:
-                return
-            if stored is not None:
-                height = book.difference(Book(RuleBook.model_validate_json(stored)))
-                if height is not None:
-                    _judge_again(connection, judge, height)
-            connection.execute("UPDATE judged SET book = ?", (text,))
+            if book.digest != self._used[0]:
+                stored, known_to = connection.execute("SELECT book, known_to FROM judged").fetchone()
+                if stored is not None:
+                    before = Book(RuleBook.model_validate_json(stored))
+                    before = before if known_to is None else before.reaching(known_to)
+                    if (height := book.difference(before)) is not None:
+                        _judge_again(connection, judge, height)
+                connection.execute("UPDATE judged SET book = ?", (book.book.model_dump_json(),))
+            connection.execute("UPDATE judged SET known_to = ?", (book.known_to,))
 
         await self._store.write(change)
-        self._judge, self._used = judge, text
+        self._judge, self._used = judge, (book.digest, book.known_to)
 
     @property
     def _judged_by(self) -> Judge:

@@ -12,11 +12,12 @@ import asyncio
 import itertools
 import logging
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from .api.airdropd import RuleBook
-from .errors import DuxError
+from .api.airdropd import RuleBook, RulesPage
+from .errors import DuxError, RemoteError, RulesPending
 from .files import write_atomic
 from .network import NetworkDefinition
 from .rpc import Client
@@ -24,6 +25,8 @@ from .rulebook import Book, first_rules
 
 ASK_S = 10.0
 """How long airdropd may take for an answer."""
+SAVED_EVERY = 10
+"""The file is written when the rules change, else once in so many blocks; they are known further ahead than that."""
 TALLY_DEPTH = 60
 """Blocks from a proposal's deadline to its tally."""
 
@@ -49,6 +52,8 @@ class RuleKeeper:
         self._client = client
         self._network = network
         self._saving = asyncio.Lock()
+        self._saved_to = -SAVED_EVERY
+        """`known_to` of the book on disk."""
         self.trouble = ""
         """Why airdropd's last answer is missing, for people; empty when all is well."""
         self.book = self._stored() or first_book(network)
@@ -60,22 +65,44 @@ class RuleKeeper:
         A book that says the same as the one known, but less far, teaches nothing: airdropd is reading the chain again.
         """
         try:
-            told = await self._client.call("param.rules", RuleBook, timeout=ASK_S)
+            book = await self._ask()
         except DuxError as error:
             self._trouble(f"the rules can't be asked for: {error.message}")
             return self.book
-        book = Book(told)
-        if (fault := self._fault(told)) is not None:
+        if (fault := self._fault(book.book)) is not None:
             self._trouble(f"the rules that airdropd told are not this network's: {fault}")
             return self.book
         self.trouble = ""
         behind = book.known_to < self.book.known_to and book.difference(self.book) is None
-        if not behind and told != self.book.book:
+        if not behind and (book.digest, book.known_to) != (self.book.digest, self.book.known_to):
             if (height := book.difference(self.book)) is not None:
                 log.warning("the rules were changed by a reorganisation", extra={"from_height": height})
+            same = book.digest == self.book.digest
             self.book = book
-            await self._save()
+            if not same or abs(book.known_to - self._saved_to) >= SAVED_EVERY:
+                await self._save()
         return self.book
+
+    async def _ask(self) -> Book:
+        """What airdropd says now; versions are sent only when they are others than those known. Raises DuxError."""
+        have = self.book
+        page = await self._page({"have": have.digest})
+        if (page.network, page.digest) == (have.book.network, have.digest):
+            return have.reaching(page.known_to)
+        digest, rules = page.digest, page.rules
+        while page.next is not None:
+            page = await self._page({"after": page.next})
+            rules = [*rules, *page.rules]
+        book = None if not rules else Book(RuleBook(network=page.network, rules=rules, known_to=page.known_to))
+        if book is None or (page.digest, book.digest) != (digest, digest):
+            raise RulesPending("they changed while they were read")
+        return book
+
+    async def _page(self, params: dict[str, Any]) -> RulesPage:
+        page = await self._client.call("param.rules", RulesPage, params, timeout=ASK_S)
+        if page.next is not None and page.next <= params.get("after", -1):
+            raise RemoteError("param.rules tells the same versions again and again")
+        return page
 
     def _trouble(self, text: str) -> None:
         if text != self.trouble:
@@ -107,9 +134,11 @@ class RuleKeeper:
 
     async def _save(self) -> None:
         async with self._saving:
-            text = self.book.book.model_dump_json().encode()
+            book = self.book
+            text = book.book.model_dump_json().encode()
             try:
                 await asyncio.to_thread(write_atomic, self._path, text)
+                self._saved_to = book.known_to
             except OSError as error:
                 # The book in memory is as good; only a restart without airdropd would know less.
                 self._trouble(f"the rules can't be kept on disk: {error}")

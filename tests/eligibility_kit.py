@@ -17,7 +17,7 @@ from support.process import DaemonProcess
 from support.schema import CheckedBlockingClient
 
 from dux_flopd.keystore import PAYOUT_PATH
-from duxcommon.api.airdropd import FundAt, RuleBook
+from duxcommon.api.airdropd import FundAt, RuleBook, RulesPage
 from duxcommon.coin.bond import bond_output
 from duxcommon.coin.notes import BondNote
 from duxcommon.coin.script import EscrowTerms, FundingNote, op_return_script, p2pkh_script, p2sh_script, pubkey_of
@@ -29,7 +29,7 @@ from duxcommon.money import COIN, DUST
 from duxcommon.network import Member, NetworkDefinition, dump_network
 from duxcommon.parameters import Parameters
 from duxcommon.rpc import Server, collect, method, wire
-from duxcommon.rulebook import first_rules
+from duxcommon.rulebook import Book, first_rules
 from tests.registryd_kit import until
 
 PARAMETERS = Parameters(window_blocks=40, min_tax_paid=2 * DUST, epochs_needed=2, share_cap_pct=400, bond_min=COIN)
@@ -49,11 +49,11 @@ class StandIn:
         self.silent = False
 
     @method("param.rules", access="daemon", errors=(RulesPending,))
-    async def rules(self) -> RuleBook:
+    async def rules(self, have: str | None = None, after: int = -1) -> RulesPage:
         """The rules."""
         if self.silent:
             raise RulesPending("airdropd is reading the chain")
-        return self.book
+        return Book(self.book).page(have, after)
 
     @method("fund.at", access="daemon", example={"height": 1})
     async def at(self, height: int, *, ahead: bool = False) -> FundAt:

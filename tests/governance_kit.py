@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-from dux_governance.timeline import Asked, Census, Entry, Item, Timeline, read
+from dux_governance.reading import read
+from dux_governance.timeline import Asked, Census, Entry, Item, Timeline
 from duxcommon.coin.notes import (
     PROPOSAL_PREFIX,
     ApprovalNote,

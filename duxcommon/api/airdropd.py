@@ -119,6 +119,19 @@ class RuleBook(Model):
     known_to: Annotated[int, Field(ge=0)]
 
 
+class RulesPage(Model):
+    """Some of the versions, ascending, and what tells whether others are needed at all."""
+
+    network: Hash32
+    rules: list[Rules]
+    """None for who has those of this digest already."""
+    known_to: Annotated[int, Field(ge=0)]
+    digest: Hash32
+    """SHA-256 of all versions."""
+    next: int | None
+    """Pass as `after` for the next page; null at the end."""
+
+
 class FundAt(Model):
     """What eligibility at a height depends on besides the work and the bonds."""
 

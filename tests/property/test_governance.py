@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dux_governance.timeline import Entry, Timeline, read
+from dux_governance.reading import read
+from dux_governance.timeline import Entry, Timeline
 from duxcommon.coin.notes import (
     ArbiterChange,
     Change,

@@ -207,8 +207,8 @@ def fact(height: int, note: bytes, paid: int = DUST) -> NoteFact:
 
 def test_notes_are_kept_in_order_and_undone_with_their_electorates_by_a_reorganisation(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
-        changes: list[int] = []
-        kind = rows.kind(lambda: changes.append(1))
+        undone: list[int] = []
+        kind = rows.kind(undone.append)
         chain = Chain()
         proposal = chain.propose(BORN, ParameterChange(1, 450))
         note = chain.entries[0].data
@@ -221,15 +221,18 @@ def test_notes_are_kept_in_order_and_undone_with_their_electorates_by_a_reorgani
             await store.write(
                 lambda c, p=place: rows.put_census(c, (proposal, p), chain.censuses[proposal, (BORN, 0, 0)])  # type: ignore[misc]
             )
-        kept = store.read(rows.entries)
+        stored = rows.Stored(store)
+        kept = list(stored.notes(-1, BORN + 10))
         assert [entry.place[0] for entry in kept] == [BORN, BORN + 1, BORN + 4]
         assert kept[0] == rows.entry_of(facts[0])
-        census = store.read(rows.censuses)[proposal, (BORN, 1, 0)]
+        census = stored.get((proposal, (BORN, 1, 0)))
         assert census == chain.censuses[proposal, (BORN, 0, 0)]
         await store.write(lambda c: kind.undo(c, BORN + 1))
-        assert [entry.place[0] for entry in store.read(rows.entries)] == [BORN, BORN + 1]
-        assert list(store.read(rows.censuses)) == [(proposal, (BORN, 1, 0))]
-        assert len(changes) == 2
+        assert [entry.place[0] for entry in stored.notes(-1, BORN + 10)] == [BORN, BORN + 1]
+        assert [entry.place[0] for entry in stored.notes(BORN, BORN + 1)] == [BORN + 1]
+        assert stored.get((proposal, (BORN, 1, 0))) == census
+        assert stored.get((proposal, (BORN + 4, 1, 0))) is None
+        assert undone == [BORN + 1]
 
     run(tmp_path, body)
 

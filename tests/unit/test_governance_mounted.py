@@ -9,6 +9,7 @@ from typing import Any
 from dux_governance import rows
 from dux_governance.governance import Governance
 from dux_governance.ports import Flopd, Qualified, Registryd
+from dux_governance.proposals import Reason
 from dux_governance.timeline import Entry
 from dux_governance.verify import verify
 from duxcommon.api.airdropd import FundAt, SpentFrom
@@ -116,6 +117,10 @@ class Mounted:
         self._read_to = height
         await self.governance.advance(height)
 
+    def kept_electorates(self) -> list[bytes]:
+        """The keys of each electorate in the database."""
+        return [row["keys"] for row in self.store.read(lambda c: c.execute("SELECT keys FROM electorate").fetchall())]
+
     async def go_back(self, height: int) -> None:
         """Undo what stands above a height."""
         (kind,) = self.governance.kinds()
@@ -183,7 +188,7 @@ def test_an_electorate_from_another_chain_is_not_kept(tmp_path: Path) -> None:
         mounted.voters.names = ("x0", "x1")
         await mounted.advance(TALLY)
         assert any(f"another block {BORN + 61}" in note for note in mounted.governance.notes())
-        assert mounted.store.read(rows.censuses) == {}
+        assert mounted.kept_electorates() == []
         mounted.voters.tips = frozenset({(BORN + 61, HERE)})
         mounted.voters.names = VOTERS
         await mounted.advance(TALLY + 1)
@@ -216,9 +221,26 @@ def test_a_stranger_s_proposal_makes_the_node_keep_nothing(tmp_path: Path) -> No
 
     async def body(mounted: Mounted) -> None:
         await mounted.advance(BORN + 60)
-        ((_, census),) = mounted.store.read(rows.censuses).items()
-        assert census.electorate == frozenset()
+        assert mounted.kept_electorates() == [b""]
         assert [item.unqualified for item in mounted.governance.timeline.items] == [True]
+
+    run(tmp_path, chain, body)
+
+
+def test_of_a_refused_proposal_only_who_proposed_is_kept(tmp_path: Path) -> None:
+    chain = Chain(network=NET)
+    chain.propose(BORN, TAX, ["v0"])
+    chain.propose(BORN + 1, GRANT, ["v0", "x0"])
+
+    async def body(mounted: Mounted) -> None:
+        await mounted.advance(BORN + 60)
+        busy = mounted.governance.timeline.items[1]
+        assert busy.provisional
+        await mounted.advance(BORN + 61)
+        busy = mounted.governance.timeline.items[1]
+        assert (busy.refusal and busy.refusal.reason, busy.provisional) == (Reason.PROPOSER_BUSY, False)
+        assert sorted(map(len, mounted.kept_electorates())) == [33, 33 * len(VOTERS)]
+        assert (await verify(mounted.governance)).difference == ""
 
     run(tmp_path, chain, body)
 

@@ -3,7 +3,8 @@
 import pytest
 
 from dux_governance.proposals import Reason
-from dux_governance.timeline import Census, read
+from dux_governance.reading import read
+from dux_governance.timeline import Census
 from duxcommon.coin.notes import (
     ArbiterChange,
     Change,
@@ -115,7 +116,8 @@ def test_a_vote_in_the_proposals_own_block_or_after_the_deadline_does_not_count(
     chain.vote(BORN, proposal, True, "v0")
     chain.vote(DEADLINE, proposal, True, "v1")
     chain.vote(DEADLINE + 1, proposal, True, "v2", "v3")
-    assert chain.item(TALLY, proposal).ballots == {key("v1"): True}
+    assert chain.item(TALLY - 1, proposal).ballots == {key("v1"): True}
+    assert chain.item(TALLY, proposal).counted().votes == 1
 
 
 def test_the_last_vote_of_a_key_counts_and_counts_once() -> None:

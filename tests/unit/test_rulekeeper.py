@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from duxcommon.api.airdropd import RuleBook, Rules
+from duxcommon.api.airdropd import RuleBook, Rules, RulesPage
 from duxcommon.config import Access
 from duxcommon.errors import RulesPending
 from duxcommon.network import NetworkDefinition
@@ -24,11 +24,18 @@ class Rulebook:
 
     def __init__(self) -> None:
         self.book = first_book(NETWORK).book
+        self.told: list[int] = []
+        """Versions in each answer."""
+        self.then: RuleBook | None = None
+        """The book after the next answer."""
 
     @method("param.rules", access="daemon")
-    async def rules(self) -> RuleBook:
+    async def rules(self, have: str | None = None, after: int = -1) -> RulesPage:
         """The rules."""
-        return self.book
+        page = Book(self.book).page(have, after)
+        self.told.append(len(page.rules))
+        self.book, self.then = self.then or self.book, None
+        return page
 
 
 def later(tax_bps: int, from_height: int, version: int = 1) -> Rules:
@@ -109,6 +116,51 @@ def test_what_a_deep_reorganisation_changed_is_taken_and_where_is_told(tmp_path:
         now = await keeper.refresh()
         assert now.difference(before) == 40_000
         assert now.tax_at(40_000) == 500
+
+    with_airdropd(tmp_path, body)
+
+
+def many(known_to: int, tax_bps: int = 600) -> RuleBook:
+    return book(known_to, *(later(tax_bps + number % 2, 10 * number, number) for number in range(1, 250)))
+
+
+def test_only_versions_that_are_not_known_yet_are_sent_and_those_in_pages(tmp_path: Path) -> None:
+    async def body(airdropd: Rulebook, client: Client) -> None:
+        keeper = RuleKeeper(tmp_path / "rules.json", client, NETWORK)
+        airdropd.book = many(50_000)
+        assert (await keeper.refresh()).book == many(50_000)
+        airdropd.book = many(50_001)
+        assert (await keeper.refresh()).book == many(50_001)
+        # Kept on disk, so that a restart does not fetch them again.
+        await RuleKeeper(tmp_path / "rules.json", client, NETWORK).refresh()
+        assert airdropd.told == [100, 100, 50, 0, 0]
+
+    with_airdropd(tmp_path, body)
+
+
+def test_rules_that_change_while_they_are_read_are_read_again(tmp_path: Path) -> None:
+    async def body(airdropd: Rulebook, client: Client) -> None:
+        keeper = RuleKeeper(tmp_path / "rules.json", client, NETWORK)
+        airdropd.book, airdropd.then = many(50_000), many(50_001, 700)
+        assert (await keeper.refresh()).book == first_book(NETWORK).book
+        assert "changed while they were read" in keeper.trouble
+        assert (await keeper.refresh()).book == many(50_001, 700)
+        assert keeper.trouble == ""
+
+    with_airdropd(tmp_path, body)
+
+
+def test_the_file_is_written_when_the_rules_change_and_else_once_in_ten_blocks(tmp_path: Path) -> None:
+    async def body(airdropd: Rulebook, client: Client) -> None:
+        path = tmp_path / "rules.json"
+        keeper = RuleKeeper(path, client, NETWORK)
+        for known_to, kept in ((50_000, 50_000), (50_009, 50_000), (50_010, 50_010), (50_011, 50_010)):
+            airdropd.book = book(known_to, later(600, 40_000))
+            assert (await keeper.refresh()).known_to == known_to
+            assert RuleBook.model_validate_json(path.read_bytes()).known_to == kept
+        airdropd.book = book(50_012, later(600, 40_000), later(700, 50_000, 2))
+        await keeper.refresh()
+        assert RuleBook.model_validate_json(path.read_bytes()) == airdropd.book
 
     with_airdropd(tmp_path, body)
 
