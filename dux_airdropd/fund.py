@@ -288,8 +288,9 @@ class Fund:
         """
         known = min(height, self.read_to)
         if known < height and not (ahead and known >= 0):
+            read = f"it was read up to block {self.read_to}" if self.read_to >= 0 else "no block was read yet"
             raise RulesPending(
-                f"the fund at block {height} is not known yet; it was read up to block {self.read_to}",
+                f"the fund at block {height} is not known yet; {read}",
                 details={"height": height, "known_to": self.read_to},
             )
         parameters = self._rules.book().at(known).parameters

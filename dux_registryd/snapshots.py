@@ -98,7 +98,8 @@ class Snapshots:
             return max(0, known - SNAPSHOT_DEPTH)
         if asked > known:
             raise RulesPending(
-                f"this node has read settled work up to block {known}, not yet to {asked}",
+                f"this node has read settled work up to block {known}, not to {asked}",
+                hint="If the chain is that long (`dux-ctl chain status`), the node still reads it: try again soon.",
                 details={"height": asked, "known_to": known},
             )
         return asked

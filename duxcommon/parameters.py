@@ -51,7 +51,7 @@ class Parameters(Model):
     ] = 100 * COIN
     window_blocks: Annotated[
         int,
-        Field(ge=20, le=525_600, description="How far back work counts: 30 days of one-minute blocks."),
+        Field(ge=20, le=525_600, description="How far back work counts; 43,200 one-minute blocks are 30 days."),
         Governed(3, "blocks", step_pct=20),
     ] = 43_200
     epochs_needed: Annotated[
@@ -80,12 +80,14 @@ class Parameters(Model):
     ] = 150
     bond_min: Annotated[
         int,
-        Field(ge=DUST, le=MAX_MONEY, description="Smallest bond."),
+        Field(ge=DUST, le=MAX_MONEY, description="The bond is never smaller than this."),
         Governed(8, "koinu", step_pct=50),
     ] = COIN
     vote_blocks: Annotated[
         int,
-        Field(ge=10, le=131_400, description="How long a proposal can be voted on: 7 days of one-minute blocks."),
+        Field(
+            ge=10, le=131_400, description="How long a proposal can be voted on; 10,080 one-minute blocks are 7 days."
+        ),
         Governed(9, "blocks", step_pct=25, voting=True),
     ] = 10_080
     quorum_pct: Annotated[
@@ -108,7 +110,7 @@ class Parameters(Model):
         Field(
             ge=10,
             le=43_200,
-            description="From the tally until what was decided is in force: a day of one-minute blocks.",
+            description="From the tally until what was decided is in force; 1,440 one-minute blocks are a day.",
         ),
         Governed(13, "blocks", step_pct=25, voting=True),
     ] = 1_440

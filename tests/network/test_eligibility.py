@@ -77,7 +77,7 @@ def test_who_worked_and_locked_is_eligible_from_the_exact_block_on(made: World) 
         assert lacks(node, KEY1, first) == ["cap"]
         assert listed(node, first) == []
         assert listed(node, first, who="qualified") == [KEY1]
-        with pytest.raises(RulesPending, match="not yet"):
+        with pytest.raises(RulesPending, match="has read settled work up to block"):
             node.ask("node.eligible", height=made.height + 1)
         # The node's own key has done nothing yet, and is told everything at once.
         own = node.ask("node.standing")
