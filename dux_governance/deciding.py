@@ -167,15 +167,18 @@ class Deciding:
         governance = self._governance
         timeline = governance.timeline
         executed = governance.fund.executed()
-        found = [view.sent(governance, row) for row in self._waiting()]
-        found += [view.proposal(governance, item, executed) for item in reversed(timeline.items)]
-        ids = [one.id for one in found]
+        waiting = {row.proposal: row for row in self._waiting()}
+        ids = [*waiting, *(item.id for item in reversed(timeline.items))]
         start = ids.index(after) + 1 if after in ids else 0
-        part = found[start : start + limit]
-        more = start + limit < len(found)
+        part = ids[start : start + limit]
         return ProposalPage(
-            proposals=part,
-            next=part[-1].id if part and more else None,
+            proposals=[
+                view.sent(governance, waiting[one])
+                if one in waiting
+                else view.proposal(governance, timeline.by_id[one], executed)
+                for one in part
+            ],
+            next=part[-1] if part and start + limit < len(ids) else None,
             height=timeline.height,
             network=governance.label,
         )

@@ -6,7 +6,8 @@ Nothing that a proposal does depends on its document: a node that never finds it
 import asyncio
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 
 from pydantic import ValidationError
 
@@ -39,6 +40,10 @@ from .timeline import Item
 FETCH_TRIES = 20
 """A document that nobody had so often is not asked for again until the next start."""
 AT_ONCE = 20
+KEPT = 2_000
+"""Documents of so many proposals are kept, the newest, besides our own and those that name a seat's node…"""
+UNSURE = 500
+"""…and of so many of which it is not known yet whether their authors may propose: anybody can send those."""
 
 log = logging.getLogger("governance")
 
@@ -88,6 +93,25 @@ def _key(into: Member | None) -> bytes | None:
     return None if into is None else bytes.fromhex(into.pubkey)
 
 
+def wanted(items: Iterable[Item]) -> list[Item]:
+    """The proposals whose documents are kept, in the order of the chain.
+
+    Nothing about a refused one is worth a stranger's 16 kB. What named a seat's node is needed as long as the seat.
+    """
+    known: deque[Item] = deque(maxlen=KEPT)
+    unsure: deque[Item] = deque(maxlen=UNSURE)
+    seats = []
+    for item in items:
+        if item.provisional:
+            unsure.append(item)
+        elif item.refusal is None:
+            known.append(item)
+            if item.passed and isinstance(item.change, GuardianChange | ArbiterChange):
+                seats.append(item)
+    found = {item.id: item for item in (*seats, *known, *unsure)}
+    return sorted(found.values(), key=lambda item: item.place)
+
+
 def fault(document: Document | None, item: Item, network: str, chain: ChainParams) -> str:
     """What is wrong with the text behind a proposal's hash; empty when it says what the chain does."""
     if document is None:
@@ -109,16 +133,15 @@ class Documents:
         self._registryd = registryd
         self._network = network
         self._chain = chain
-        self._texts: dict[str, str] = store.read(rows.documents)
+        self._here: set[str] = set(store.read(rows.documents))
+        self.changes = 0
+        """Counts those that came or went."""
         self._tries: dict[str, int] = {}
         self._offered: set[tuple[str, NodeId]] = set()
 
-    def __len__(self) -> int:
-        return len(self._texts)
-
     def text(self, digest: str) -> DocumentText | None:
         """A document that is here."""
-        text = self._texts.get(digest)
+        text = self._store.read(lambda c: rows.document(c, digest)) if digest in self._here else None
         return None if text is None else DocumentText(hash=digest, text=text)
 
     def title(self, document: DocumentText) -> str:
@@ -128,10 +151,10 @@ class Documents:
 
     def of(self, item: Item) -> tuple[Document | None, str]:
         """A proposal's document if it is here and good, and what is wrong with it."""
-        text = self._texts.get(item.document)
+        text = self.text(item.document)
         if text is None:
             return None, ""
-        document = parse(text)
+        document = parse(text.text)
         wrong = fault(document, item, self._network, self._chain)
         return (None, wrong) if wrong else (document, "")
 
@@ -148,20 +171,35 @@ class Documents:
         if len(data) > MAX_DOCUMENT or hashlib.sha256(data).hexdigest() != document.hash:
             raise DocumentRefused("the document is not what its hash says, or too long")
         await self._store.write(lambda c: rows.put_document(c, document.hash, document.text, own=own))
-        self._texts[document.hash] = document.text
+        self._here.add(document.hash)
+        self.changes += 1
+
+    async def take(self, document: DocumentText, items: Iterable[Item]) -> None:
+        """Keep what another node offers, if it is one of a proposal's that are kept. Raises DocumentRefused."""
+        if not any(item.document == document.hash for item in wanted(items)):
+            raise DocumentRefused("no proposal that this node has read, and that was not refused, names this document")
+        if document.hash not in self._here:
+            await self.keep(document)
+
+    async def _trim(self, keep: Sequence[Item]) -> None:
+        own = self._store.read(rows.own_documents)
+        if superfluous := self._here.difference(own, [item.document for item in keep]):
+            await self._store.write(lambda c: rows.drop_documents(c, superfluous))
+            self._here -= superfluous
+            self.changes += 1
 
     # --- between nodes ---------------------------------------------------------------------------------------------
 
     async def exchange(self, items: Sequence[Item], guardians: Sequence[Seat]) -> None:
         """Offer our own documents to the guardians, and ask for those that are missing; one pass."""
+        kept = wanted(items)
+        await self._trim(kept)
         own = await self._registryd.node()
         nodes = [seat.node for seat in guardians if seat.node not in (None, own)]
         named = [node for node in nodes if node is not None]
-        await self._offer(items, named)
+        await self._offer(kept, named)
         missing = [
-            item
-            for item in items
-            if item.document not in self._texts and self._tries.get(item.document, 0) < FETCH_TRIES
+            item for item in kept if item.document not in self._here and self._tries.get(item.document, 0) < FETCH_TRIES
         ]
         if missing:
             live = [node for node in await self._registryd.live_nodes() if node != own]
@@ -173,12 +211,11 @@ class Documents:
     async def _offer(self, items: Sequence[Item], nodes: Sequence[NodeId]) -> None:
         ours = set(self._store.read(rows.own_documents))
         for item in items:
-            if item.document not in ours:
+            left = [node for node in nodes if (item.document, node) not in self._offered]
+            document = self.text(item.document) if left and item.document in ours else None
+            if document is None:
                 continue
-            document = DocumentText(hash=item.document, text=self._texts[item.document])
-            for node in nodes:
-                if (item.document, node) in self._offered:
-                    continue
+            for node in left:
                 try:
                     await self._registryd.offer(node, document)
                 except DuxError as error:

@@ -80,7 +80,7 @@ class Governance:
 
     def book(self) -> Book:
         """The rule book, with the nodes of those who were voted in as far as their documents are here."""
-        book, known = self.timeline.book, len(self.documents)
+        book, known = self.timeline.book, self.documents.changes
         # Every version is made from the one before it, so the same last version has the same ones before it.
         if self._named is None or self._named[0] is not book.newest or self._named[1] != known:
             self._named = (book.newest, known, self._with_nodes(book))

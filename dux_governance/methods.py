@@ -210,7 +210,5 @@ class ProposalMethods:
     )  # fmt: skip
     async def offer(self, document: DocumentText) -> Ok:
         """Take a proposal's document from another node; only when the chain holds its hash."""
-        if not any(item.document == document.hash for item in self._governance.timeline.items):
-            raise DocumentRefused("no proposal that this node has read names this document")
-        await self._governance.documents.keep(document)
+        await self._governance.documents.take(document, self._governance.timeline.items)
         return Ok()

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -165,9 +165,20 @@ def put_document(connection: sqlite3.Connection, digest: str, text: str, *, own:
     )
 
 
-def documents(connection: sqlite3.Connection) -> dict[str, str]:
-    """Hash → text of every document that is here."""
-    return {row["hash"]: row["text"] for row in connection.execute("SELECT hash, text FROM document")}
+def documents(connection: sqlite3.Connection) -> list[str]:
+    """Hashes of all documents that are here."""
+    return [row["hash"] for row in connection.execute("SELECT hash FROM document")]
+
+
+def document(connection: sqlite3.Connection, digest: str) -> str | None:
+    """The text of a document."""
+    row = connection.execute("SELECT text FROM document WHERE hash = ?", (digest,)).fetchone()
+    return None if row is None else str(row["text"])
+
+
+def drop_documents(connection: sqlite3.Connection, digests: Iterable[str]) -> None:
+    """Forget these documents."""
+    connection.executemany("DELETE FROM document WHERE hash = ?", [(digest,) for digest in digests])
 
 
 def own_documents(connection: sqlite3.Connection) -> list[str]:

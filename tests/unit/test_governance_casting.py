@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dux_governance import documents as documents_module
 from dux_governance import rows
 from dux_governance.casting import COIN, PRICE, Casting
 from dux_governance.documents import Documents, change_of, fault, parse, text_of
@@ -347,6 +348,51 @@ def test_our_own_document_is_offered_to_each_guardian_until_it_is_taken(tmp_path
         for _ in range(2):
             await documents.exchange(chain.read(BORN).items, RULES.guardians)
         assert sorted(peers.offered) == sorted((member(name).node, text.hash) for name in ("g1", "g2"))
+
+    run(tmp_path, body)
+
+
+def test_documents_of_refused_proposals_and_of_too_many_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents_module, "KEPT", 1)
+    monkeypatch.setattr(documents_module, "UNSURE", 2)
+    texts = [text_of(written(title=f"Number {number}")) for number in range(6)]
+    ordered = sorted(["g0", "g1", "g2"], key=key)
+    chain = Chain(network=NET)
+    change = GuardianChange(ordered.index("g1"), bytes.fromhex(key("g9")), 2)
+    seat = chain.propose(0, change, document=texts[0].text.encode())
+    chain.vote(1, seat, True, *VOTERS)
+    chain.approve(1, seat, "g0", "g1")
+    spend = Spend(p2pkh_script(bytes.fromhex(key("somebody"))), DUST)
+    for number, (name, height) in enumerate([("v1", 90), ("x1", 91), ("v2", 92), ("x3", 150), ("x4", 151)], 1):
+        chain.propose(height, spend, [name], document=(texts[number].text if number < 6 else "").encode())
+    chain.propose(152, spend, ["x5"], document=b"the newest of those not known")
+    items = chain.read(155).items
+    assert [item.provisional for item in items] == [False] * 4 + [True] * 3
+
+    async def body(store: Store) -> None:
+        documents = Documents(store, Peers({}), NET.id, CHAIN)
+        taken = []
+        for number, text in enumerate(texts):
+            try:
+                await documents.take(text, items)
+                taken.append(number)
+            except DocumentRefused:
+                assert documents.text(text.hash) is None
+        # That of the seat, of the newest proposal, and of the two newest of which nothing is known.
+        assert taken == [0, 3, 5]
+        await documents.keep(texts[1])
+        await documents.keep(texts[2], own=True)
+        changes = documents.changes
+        await documents.exchange(items, RULES.guardians)
+        for again in (documents, Documents(store, Peers({}), NET.id, CHAIN)):
+            assert [number for number, text in enumerate(texts) if again.text(text.hash)] == [0, 2, 3, 5]
+        assert documents.changes == changes + 1
+        # What was dropped is not asked for again.
+        peers = Peers({"11" * 32: texts[1]})
+        await Documents(store, peers, NET.id, CHAIN).exchange(items, RULES.guardians)
+        assert store.read(lambda c: rows.document(c, texts[1].hash)) is None
 
     run(tmp_path, body)
 

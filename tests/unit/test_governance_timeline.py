@@ -4,7 +4,7 @@ import pytest
 
 from dux_governance.proposals import Reason
 from dux_governance.reading import read
-from dux_governance.timeline import Census
+from dux_governance.timeline import Census, Timeline
 from duxcommon.coin.notes import (
     ArbiterChange,
     Change,
@@ -19,7 +19,7 @@ from duxcommon.coin.script import p2pkh_script, p2sh_script
 from duxcommon.errors import RulesPending
 from duxcommon.money import COIN, DUST
 from duxcommon.rulebook import first_rules
-from tests.governance_kit import VOTERS, Chain, key, network
+from tests.governance_kit import SMALL, VOTERS, Chain, key, network
 
 TAX = ParameterChange(1, 450)
 BORN = 100
@@ -438,6 +438,57 @@ def test_what_was_born_after_a_proposal_of_unknown_electorate_waits_with_it() ->
     done = chain.read(IN_FORCE + 100)
     assert done.find(first).unqualified  # type: ignore[union-attr]
     assert done.book.tax_at(IN_FORCE + 1) == 550
+
+
+SHORTER = 191
+"""Votes are 15 instead of 20 blocks long from here on, so what is proposed later can be in force earlier."""
+
+
+def shortened() -> Chain:
+    chain = Chain(network=network(SMALL.model_copy(update={"vote_blocks": 20})))
+    passed(chain, ParameterChange(9, 15))
+    assert [rules.from_height for rules in chain.read(SHORTER).book.book.rules] == [0, SHORTER]
+    return chain
+
+
+def without(chain: Chain, proposal: str, height: int) -> Timeline:
+    """As it is read where nobody tells the electorate of a proposal."""
+    known = {name: census for name, census in chain.censuses.items() if name != (proposal, (SHORTER - 1, 0, 0))}
+    return read(chain.network, chain.entries, known, height)
+
+
+def test_no_rule_is_promised_that_the_same_proposal_sent_again_could_change_earlier() -> None:
+    chain = shortened()
+    spoiled = chain.propose(SHORTER - 1, TAX, ["x0"], document=b"the same")
+    assert chain.propose(SHORTER, TAX, ["v0"], document=b"the same") == spoiled
+    chain.vote(SHORTER + 1, spoiled, True, *VOTERS)
+    timeline = without(chain, spoiled, SHORTER + 80)
+    assert timeline.find(spoiled).terms.from_height == SHORTER + 90  # type: ignore[union-attr]
+    # The later one turns out to be the proposal, and is in force four blocks before the first would have been.
+    assert chain.read(SHORTER + 80).book.newest.from_height == SHORTER + 86
+    assert timeline.book.known_to == SHORTER + 85
+
+
+def test_no_rule_is_promised_that_a_proposal_could_change_which_is_refused_only_as_it_looks_now() -> None:
+    chain = shortened()
+    first = chain.propose(SHORTER - 1, TAX, ["x0"])
+    second = chain.propose(SHORTER, ParameterChange(1, 550), ["v0"])
+    chain.vote(SHORTER + 1, second, True, *VOTERS)
+    timeline = without(chain, first, SHORTER + 80)
+    refused = timeline.find(second)
+    assert refused is not None
+    assert (refused.refusal and refused.refusal.reason, refused.provisional) == (Reason.CONTRADICTS, True)
+    assert chain.read(SHORTER + 80).book.newest.from_height == SHORTER + 86
+    assert timeline.book.known_to == SHORTER + 85
+
+
+def test_no_rule_is_promised_that_a_proposal_could_change_which_a_reorganisation_of_60_blocks_brings() -> None:
+    for height in (500, 501):
+        chain = Chain()
+        known = chain.read(height).book.known_to
+        proposal = passed(chain, TAX, at=height - 59)
+        assert chain.read(height + 200).find(proposal).terms.from_height == known + 1  # type: ignore[union-attr]
+        assert chain.read(height + 200).book.newest.from_height == known + 1
 
 
 def test_the_id_of_a_proposal_holds_the_network() -> None:
