@@ -195,13 +195,14 @@ class Reader:
         terms = tally.terms_of(note.change, rules, birth)
         first = self._items.get(ident)
         if first is not None:
-            if not first.unqualified:
-                # The first that confirmed is the proposal, unless whoever sent it may not propose: so nobody can
-                # spoil a proposal by sending its note before its author does.
-                if first.provisional:
-                    self._rivals.append(terms.from_height)
+            # The first that confirmed is the proposal, unless whoever sent it may not propose, or has one running: so
+            # nobody can spoil a proposal by sending its note before its author does.
+            if first.provisional:
+                self._rivals.append(terms.from_height)
                 return
-            self._drop(first)
+            if not first.replaceable:
+                return
+            del self._items[ident]
         item = Item(
             id=ident,
             place=entry.place,
@@ -278,12 +279,6 @@ class Reader:
                 index[name] = (*index.get(name, ()), item.id)
         elif not item.provisional:
             item.end()
-
-    def _drop(self, item: Item) -> None:
-        """Make room for the same proposal from somebody who may propose."""
-        del self._items[item.id]
-        if item.provisional:
-            self._ahead.remove((item.terms.from_height, item.id))
 
     def _indexed(self, item: Item) -> list[tuple[dict[str, tuple[str, ...]], str]]:
         about = proposals.subject(item.change)

@@ -93,9 +93,9 @@ class Item:
         return self.refusal is None and self.shortfall is None
 
     @property
-    def unqualified(self) -> bool:
-        """None of those who signed it may propose."""
-        return self.refusal is not None and self.refusal.reason is Reason.NOT_QUALIFIED
+    def replaceable(self) -> bool:
+        """It was refused for who sent it and not for what it says: somebody else may still put the same to the vote."""
+        return self.refusal is not None and self.refusal.reason in (Reason.NOT_QUALIFIED, Reason.PROPOSER_BUSY)
 
     def counted(self) -> Count:
         """The votes so far."""

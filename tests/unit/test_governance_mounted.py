@@ -222,7 +222,7 @@ def test_a_stranger_s_proposal_makes_the_node_keep_nothing(tmp_path: Path) -> No
     async def body(mounted: Mounted) -> None:
         await mounted.advance(BORN + 60)
         assert mounted.kept_electorates() == [b""]
-        assert [item.unqualified for item in mounted.governance.timeline.items] == [True]
+        assert [item.replaceable for item in mounted.governance.timeline.items] == [True]
 
     run(tmp_path, chain, body)
 

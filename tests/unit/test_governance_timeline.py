@@ -436,7 +436,7 @@ def test_what_was_born_after_a_proposal_of_unknown_electorate_waits_with_it() ->
     # The first turns out to be nobody's, so the second stands and was accepted.
     chain.censuses[first, (BORN, 0, 0)] = Census(frozenset([key("v1")]), None)
     done = chain.read(IN_FORCE + 100)
-    assert done.find(first).unqualified  # type: ignore[union-attr]
+    assert done.find(first).replaceable  # type: ignore[union-attr]
     assert done.book.tax_at(IN_FORCE + 1) == 550
 
 
