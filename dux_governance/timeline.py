@@ -4,7 +4,7 @@ Everything follows from three things that every node has alike: the network defi
 proposal its electorate (what registryd reads from the chain). How it follows is in `reading.py`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -153,11 +153,12 @@ class Timeline:
         self.book.at(height)
         return [spend for spend in self.accepted if spend.from_height <= height]
 
-    def circumstances(self) -> Circumstances:
-        """What a proposal meets that confirms in the next block."""
+    def circumstances(self, strangers: Collection[str] = ()) -> Circumstances:
+        """What a proposal meets that confirms in the next block; `strangers` are ids of proposals that won't stand."""
         scripts = {bytes.fromhex(rules.fund_script) for rules in self.book.book.rules}
         birth = self.height + 1
-        return circumstances(self.alive, self.changed, birth, self.book.at(birth), scripts)
+        standing = [item for item in self.alive if item.id not in strangers]
+        return circumstances(standing, self.changed, birth, self.book.at(birth), scripts)
 
     def lacking(self) -> list[Item]:
         """Proposals 60 blocks deep whose electorate must be asked for, in the order of the chain."""

@@ -54,6 +54,9 @@ class Voters(Registryd):
         self.asked.append(height)
         return Qualified(frozenset(map(key, self.names)), self.tips)
 
+    async def lacks(self, pubkey: str, height: int) -> str:
+        return "" if pubkey in map(key, self.names) else "no settled work"
+
 
 class Notes(Flopd):
     """A flopd with a chain."""
