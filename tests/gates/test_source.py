@@ -54,6 +54,7 @@ PURE = (
     "dux_flopd/blocks.py",
     "dux_flopd/scan.py",
     "dux_governance/proposals.py",
+    "dux_governance/reading.py",
     "dux_governance/replay.py",
     "dux_governance/tally.py",
     "dux_governance/timeline.py",

@@ -4,6 +4,7 @@ python -m tests.support.liar HOW --config FILE
 """
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -91,7 +92,7 @@ class TwoVersions(Liar):
         self.signing.answer = both  # type: ignore[method-assign]
 
 
-class BadSignatures(Liar):
+class BadSignatures(Liar, ABC):
     """Computes what is right and answers signatures that are good for nothing."""
 
     async def start(self) -> None:
@@ -103,9 +104,9 @@ class BadSignatures(Liar):
         signing, draft = await self.right(sequence)
         return self.spoil(await signing.own(draft), draft)
 
+    @abstractmethod
     def spoil(self, good: Cosigned, draft: Draft) -> Cosigned:
         """Make them bad."""
-        raise NotImplementedError
 
 
 class Nothing(BadSignatures):
