@@ -252,12 +252,7 @@ class Channels:
     async def _arbiter(self, provider: str, known: Sequence[Seat]) -> str:
         """An arbiter in force that is neither of both sides; spread by the provider's id."""
         own = await self._desk.payout_pubkey()
-        trusted = self._desk.settings.arbiters
-        chosen = [
-            seat.pubkey
-            for seat in known
-            if seat.node != provider and seat.pubkey != own and (not trusted or seat.pubkey in trusted)
-        ]
+        chosen = voted.arbiters_apart(known, provider, own, self._desk.settings.arbiters)
         if not chosen:
             raise ArbiterMissing("no trusted arbiter of this network is apart from buyer and provider")
         return chosen[int(hashlib.sha256(provider.encode()).hexdigest()[:8], 16) % len(chosen)]

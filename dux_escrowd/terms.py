@@ -110,6 +110,20 @@ def arbiter(book: Book, pubkey: str, tip: int) -> Seat:
     raise ArbiterRefused(f"this arbiter is not one of the network's at block {tip + 1}")
 
 
+def arbiters_apart(seats: Sequence[Seat], provider: str, own: str, trusted: Collection[str]) -> list[str]:
+    """Keys of the arbiters that may be neither the provider, by its node, nor this node, by its key.
+
+    `trusted` are those that this node takes; all where it is empty. An arbiter voted in whose node is not known here
+    could be the provider itself, which would take the whole deposit: it is only taken where there is no other.
+    """
+    apart = [
+        seat
+        for seat in seats
+        if seat.node != provider and seat.pubkey != own and (not trusted or seat.pubkey in trusted)
+    ]
+    return [seat.pubkey for seat in [seat for seat in apart if seat.node is not None] or apart]
+
+
 def fits(book: Book, tax_bps: int, height: int) -> bool:
     """Whether settled work may have a deposit that confirmed at `height` under this rate. Raises RulesPending."""
     return any(rules.parameters.tax_bps == tax_bps for rules in _between(book, height - RATE_GRACE, height))

@@ -438,3 +438,18 @@ def test_an_announced_channel_can_not_be_announced_with_other_terms(tmp_path: Pa
                 await provider.services.serving.funded(buyer.id, other, paid)
 
     play(tmp_path, scenario)
+
+
+def test_an_arbiter_that_could_be_the_provider_is_only_taken_where_there_is_no_other() -> None:
+    provider, own = "11" * 32, "02" + "aa" * 32
+    named, unknown, theirs, ours = (
+        Seat(node=node, pubkey=pubkey)
+        for node, pubkey in (
+            ("22" * 32, "02" + "01" * 32), (None, "02" + "02" * 32), (provider, "02" + "03" * 32), (None, own),
+        )
+    )  # fmt: skip
+    seats = [unknown, theirs, ours, named]
+    assert terms.arbiters_apart(seats, provider, own, ()) == [named.pubkey]
+    assert terms.arbiters_apart(seats, provider, own, [unknown.pubkey]) == [unknown.pubkey]
+    assert terms.arbiters_apart([theirs, ours, unknown], provider, own, ()) == [unknown.pubkey]
+    assert terms.arbiters_apart([theirs, ours], provider, own, ()) == []
