@@ -3,6 +3,7 @@
 import hashlib
 import logging
 
+from duxcommon import failpoint
 from duxcommon.api.flopd import TxIntent
 from duxcommon.coin.script import p2pkh_script
 from duxcommon.db import Store
@@ -19,7 +20,23 @@ PRICE = DUST
 COIN = 2 * DUST
 """What the payout address is given when it has no coin to prove its key with: a note's price and its fee."""
 
+FAILPOINTS = {
+    "cast-committed": "a note is queued, flopd was not asked for its transaction",
+    "cast-built": "flopd has committed the transaction, nothing of it is noted here",
+    "cast-built-committed": "it is noted which transaction carries the note, it was not sent",
+    "cast-sent": "flopd sends the transaction, here it is not noted as sent",
+    "cast-sent-committed": "it is noted as sent",
+    "coin-built": "flopd has committed the payment that gives the payout address a coin, it was not sent",
+    "coin-sent": "flopd sends that payment, nothing of it is noted here",
+}
+"""Where a crash test ends dux-airdropd → what has and what has not happened there."""
+
 log = logging.getLogger("governance")
+
+
+def _hit(name: str) -> None:
+    FAILPOINTS[name]
+    failpoint.hit(f"airdropd:{name}")
 
 
 class Casting:
@@ -34,6 +51,7 @@ class Casting:
     ) -> CastRow:
         """Queue a note, once for each key; it is sent by `send`."""
         await self._store.write(lambda c: rows.put_cast(c, key, kind, proposal, data, yes=yes))
+        _hit("cast-committed")
         return self.by_key(key)
 
     def by_key(self, key: str) -> CastRow:
@@ -75,9 +93,13 @@ class Casting:
         except NoPayoutCoin:
             await self._give_coin(row)
             return
+        _hit("cast-built")
         await self._set(row, intent=intent.id, txid=intent.txid, fee=intent.fee)
+        _hit("cast-built-committed")
         sent = await self._flopd.broadcast(intent.id)
+        _hit("cast-sent")
         await self._set(row, state="sent", txid=sent.txid, trouble="")
+        _hit("cast-sent-committed")
 
     async def _give_coin(self, row: CastRow) -> None:
         """Pay the payout address from the wallet; the note goes when that is in a block."""
@@ -90,7 +112,9 @@ class Casting:
             p2pkh_script(bytes.fromhex(payout.pubkey)), COIN, data=None, key=key,
             purpose="payout-coin", ref=f"proposal/{row.proposal}", from_payout=False,
         )  # fmt: skip
+        _hit("coin-built")
         await self._flopd.broadcast(coin.id)
+        _hit("coin-sent")
         await self._set(row, coin=coin.id, trouble="the payout address is given a coin first; it goes after a block")
 
     async def _look(self, row: CastRow, intent: TxIntent) -> None:

@@ -60,8 +60,8 @@ class Governance:
         self._reckoning = Reckoning(network, self.stored)
         self._undone: list[int] = []
         """Heights above which the follower has undone what it read."""
-        self._asked: set[Asked] = set()
-        """Whose electorate was asked for, and may be more than is needed."""
+        self._asked: dict[Asked, frozenset[str]] = {}
+        """Proposals whose electorate was asked for and may be more than is needed → their signers."""
         self._named: tuple[Rules, int, Book] | None = None
         self._final: dict[str, Item] = {}
         """Proposals of which nothing more will be told, as long as they stay what they are."""
@@ -154,7 +154,7 @@ class Governance:
         for item in lacking:
             census = await self.census(item, electorates)
             await self.store.write(lambda c, i=item, s=census: rows.put_census(c, (i.id, i.place), s))  # type: ignore[misc]
-            self._asked.add((item.id, item.place))
+            self._asked[item.id, item.place] = item.signers
             self._reckoning.asked()
         return bool(lacking)
 
@@ -179,16 +179,17 @@ class Governance:
 
         Otherwise one key could make this node keep thousands with every proposal that is refused because it has one.
         """
-        for asked in [asked for asked in self._asked if not self._provisional(asked)]:
-            self._asked.remove(asked)
-            item, census = self.timeline.find(asked[0]), self.stored.get(asked)
-            if item is not None and item.place == asked[1] and item.refusal is not None and census is not None:
-                small = Census(item.proposers, census.spendable)
+        for asked, signers in list(self._asked.items()):
+            item = self.timeline.find(asked[0])
+            # Another one in its place means that it was refused for who sent it.
+            here = item is not None and item.place == asked[1]
+            if here and item is not None and item.provisional:
+                continue
+            del self._asked[asked]
+            census = self.stored.get(asked)
+            if census is not None and item is not None and not (here and item.refusal is None):
+                small = Census(census.electorate & signers, census.spendable)
                 await self.store.write(lambda c, a=asked, s=small: rows.put_census(c, a, s))  # type: ignore[misc]
-
-    def _provisional(self, asked: Asked) -> bool:
-        item = self.timeline.find(asked[0])
-        return item is not None and item.place == asked[1] and item.provisional
 
     async def _electorate(self, height: int) -> frozenset[str]:
         """Payout keys with qualified work at a height. Raises RulesPending and DuxError."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from dux_governance import casting as casting_module
 from dux_governance import documents as documents_module
 from dux_governance import rows
-from dux_governance.casting import COIN, PRICE, Casting
+from dux_governance.casting import COIN, FAILPOINTS, PRICE, Casting
 from dux_governance.documents import Documents, change_of, fault, parse, text_of
 from dux_governance.ports import Flopd, Registryd
 from duxcommon.api.flopd import KeyInfo, NoteFact, Place, TxIntent
@@ -135,6 +136,56 @@ def test_without_a_coin_the_payout_address_is_given_one_and_the_vote_goes_later(
         newest = again.newest("vote", proposal)
         assert newest is not None
         assert (newest.state, newest.trouble, newest.yes) == ("sent", "", True)
+
+    run(tmp_path, body)
+
+
+class Death(BaseException):
+    """Stands for kill -9: nothing catches it."""
+
+
+@pytest.mark.parametrize("point", FAILPOINTS)
+def test_wherever_the_daemon_dies_the_next_one_sends_one_coin_and_one_vote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    chain = Chain()
+    proposal = chain.propose(BORN, ParameterChange(1, 450))
+    armed = [f"airdropd:{point}"]
+
+    def hit(name: str) -> None:
+        if name in armed:
+            armed.clear()
+            raise Death
+
+    monkeypatch.setattr(casting_module.failpoint, "hit", hit)
+
+    async def body(store: Store) -> None:
+        wallet = Wallet()
+        wallet.has_coin = False
+
+        async def cast() -> None:
+            casting = Casting(store, wallet)
+            await casting.send(await casting.put("vote:1", "vote", proposal, voted(proposal), yes=True), FUND)
+
+        async def block(height: int) -> None:
+            # The coin is there once its payment was sent and a block came.
+            wallet.has_coin = any(name == "broadcast" for name, _ in wallet.calls)
+            await Casting(store, wallet).advance(chain.read(height), height)
+
+        deaths = 0
+        for step in (cast, lambda: block(BORN + 1), lambda: block(BORN + 2), lambda: block(BORN + 3), cast):
+            try:
+                await step()
+            except Death:
+                deaths += 1
+        assert (deaths, armed) == (1, [])
+        built = {call["key"] for name, call in wallet.calls if name == "fund"}
+        sent = {call["intent"] for name, call in wallet.calls if name == "broadcast"}
+        # One key is one transaction to flopd, however often it is asked for.
+        assert built == sent
+        assert sorted(key.split(":")[0] for key in built) == ["governance", "governance-coin"]
+        (row,) = store.read(rows.open_casts)
+        assert (row.state, row.trouble) == ("sent", "")
 
     run(tmp_path, body)
 

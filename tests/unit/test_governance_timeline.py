@@ -491,6 +491,15 @@ def test_no_rule_is_promised_that_a_proposal_could_change_which_a_reorganisation
         assert chain.read(height + 200).book.newest.from_height == known + 1
 
 
+def test_rules_with_longer_votes_that_are_to_come_promise_nothing_for_the_blocks_before_them() -> None:
+    chain = Chain()
+    passed(chain, ParameterChange(9, 12))
+    # A proposal of 59 blocks ago, under the shorter votes that are still in force.
+    assert chain.read(TALLY).book.known_to == TALLY - 59 + 10 + 60 + 10
+    assert [item.passed for item in chain.read(IN_FORCE - 1).alive] == [True]
+    assert chain.read(IN_FORCE).alive == []
+
+
 def test_the_id_of_a_proposal_holds_the_network() -> None:
     note = ProposalNote(TAX, bytes(32)).encode()
     assert proposal_id(network().id, note) != proposal_id(network(name="othernet").id, note)
