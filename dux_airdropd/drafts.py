@@ -14,7 +14,7 @@ from duxcommon.errors import EligibilityDiffers
 from .failpoints import hit
 from .fund import Fund, redeems_of
 from .manifest import Manifest, Unsigned, batch_transaction, transaction, write
-from .plan import DEPTH, LAPSE, STEP, Decision, FundCoin, Plan, Waiting, decide, first_snapshot
+from .plan import DEPTH, STEP, Decision, FundCoin, Plan, Waiting, decide, first_snapshot
 from .ports import Eligible, EligibleAt, Rules
 
 CACHED = 64
@@ -107,14 +107,14 @@ class Drafts:
             last = self._searched
             if last is None or last.chain != chain:
                 last = _Searched(chain, first_snapshot(anchor.height), Next(Waiting("below-threshold")))
-            if last.found.plan is not None and tip < last.found.plan.height + LAPSE:
+            if last.found.plan is not None and tip < last.found.plan.lapses:
                 return last.found
             found = await self._search(last.start, tip)
             if found:
                 last = _Searched(chain, first_snapshot(tip), found[-1])
                 plan = found[-1].plan
                 if plan is not None:
-                    last = _Searched(chain, plan.height + LAPSE, found[-1])
+                    last = _Searched(chain, plan.lapses, found[-1])
             self._searched = last
             return last.found
 
@@ -128,7 +128,7 @@ class Drafts:
                 found.pop()
             found.append(one)
             if one.plan is not None:
-                at += LAPSE
+                at = one.plan.lapses
             elif one.eligible is not None:
                 at += STEP
             else:

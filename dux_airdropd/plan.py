@@ -33,6 +33,8 @@ DEPTH = 60
 LAPSE = 720
 """A planned transaction that no block holds so many blocks after its snapshot is planned anew: whoever has to sign it
 may be gone, and who is paid should have worked lately."""
+TIDY_LAPSE = 90
+"""The same of a plan that only tidies up: what earlier guardians no longer sign must not hold back a payout."""
 
 Kind = Literal["payout", "sweep", "grant"]
 
@@ -106,6 +108,12 @@ class Plan:
     limit: int = MAX_MONEY
     """The largest share that all recipients can have under the cap."""
     spend: ApprovedSpend | None = None
+
+    @property
+    def lapses(self) -> int:
+        """The snapshot at which it is planned anew when no block holds it by then."""
+        tidies = self.kind == "sweep" and self.inputs[0].script == self.script
+        return self.height + (TIDY_LAPSE if tidies else LAPSE)
 
 
 @dataclass(frozen=True, slots=True)

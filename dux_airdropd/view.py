@@ -28,7 +28,7 @@ from .collecting import Collecting, Collection
 from .costs import batch_sizes
 from .drafts import Draft, Drafts, Next
 from .fund import Fund, births
-from .plan import DEPTH, LAPSE, Waiting, available
+from .plan import DEPTH, Waiting, available
 from .ports import Flopd, Rules
 from .reading import scripts_and_amounts
 from .rounds import Rounds
@@ -155,7 +155,7 @@ class View:
             kind=plan.kind,
             snapshot=plan.height,
             signed_from=plan.height + DEPTH,
-            lapses=plan.height + LAPSE,
+            lapses=plan.lapses,
             recipients=plan.recipients,
             share=manifest.share,
             paid=manifest.paid,

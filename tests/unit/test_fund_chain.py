@@ -9,7 +9,7 @@ from fund_kit import FIVE, OTHERS, Spending, some_keys
 from fund_world import Voted, World
 
 from dux_airdropd.drafts import Draft
-from dux_airdropd.plan import DEPTH, LAPSE, STEP
+from dux_airdropd.plan import DEPTH, LAPSE, STEP, TIDY_LAPSE
 from dux_airdropd.verify import Verifier
 from duxcommon.api.airdropd import Verified
 from duxcommon.api.flopd import Transaction
@@ -393,6 +393,27 @@ def test_after_its_guardians_changed_the_fund_moves_and_fetches_what_comes_to_th
         await world.read_to(460)
         for sequence in (1, 2, 3):
             assert (await verify(world, sequence)).right
+
+    run(body, rules=Voted(FIVE.rules(), later))
+
+
+def test_coins_at_an_old_address_that_nobody_signs_for_hold_back_a_payout_for_no_more_than_90_blocks() -> None:
+    later = OTHERS.rules(version=1).model_copy(update={"from_height": 200, "proposal": "cc" * 32})
+
+    async def body(world: World) -> None:
+        await world.pay(20, COIN)
+        move = await world.draft(200 + DEPTH)
+        await world.confirm(move, 265)
+        await world.pay(300, COIN, FIVE)
+        await world.pay(305, 101 * COIN, OTHERS)
+        fetch = await world.draft(300 + DEPTH)
+        assert fetch.manifest.plan.kind == "sweep"
+        payout = await world.draft(300 + TIDY_LAPSE + DEPTH)
+        assert (payout.manifest.plan.kind, payout.manifest.plan.height) == ("payout", 300 + TIDY_LAPSE)
+        assert {coin.script for coin in payout.unsigned.inputs} == {OTHERS.script}
+        await world.confirm(fetch, 395)
+        await world.read_to(400)
+        assert (await verify(world, 2)).right
 
     run(body, rules=Voted(FIVE.rules(), later))
 
