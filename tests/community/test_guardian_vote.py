@@ -12,6 +12,7 @@ import pytest
 from dux_airdropd.plan import DEPTH, first_snapshot
 from dux_devnet.network import wait_until
 from duxcommon.coin.fund import guardians_redeem
+from duxcommon.coin.multisig import parse_multisig
 from duxcommon.coin.params import CHAINS
 from duxcommon.coin.script import address_of, p2sh_script, script_of
 from duxcommon.money import COIN
@@ -93,7 +94,17 @@ def lying(votes: Assembly, script: bytes) -> int:
 
 def signed_by(paid: Paid) -> set[bytes]:
     """Redeem scripts that the inputs show."""
-    return {bytes(txin.script_sig).rsplit(b"\x4c", 1)[-1][1:] for txin in paid.tx.tx.vin}
+    found = set()
+    for txin in paid.tx.tx.vin:
+        # The redeem script is what the script ends with; its keys may hold any byte.
+        ends = (bytes(txin.script_sig)[-multisig_size(number) :] for number in range(1, 16))
+        found.add(next(end for end in ends if parse_multisig(end) is not None))
+    return found
+
+
+def multisig_size(keys: int) -> int:
+    """Bytes of an m-of-n script: each key with its length, m, n and the operation."""
+    return 34 * keys + 3
 
 
 def test_the_vote_and_the_guardians_replace_one_of_them(votes: Assembly) -> None:
