@@ -125,6 +125,12 @@ def fault(document: Document | None, item: Item, network: str, chain: ChainParam
     return "" if same else "the document says something else than what the proposal does; the chain counts"
 
 
+def _check(document: DocumentText) -> None:
+    data = document.text.encode()
+    if len(data) > MAX_DOCUMENT or hashlib.sha256(data).hexdigest() != document.hash:
+        raise DocumentRefused("the document is not what its hash says, or too long")
+
+
 class Documents:
     """Those of this network's proposals."""
 
@@ -167,9 +173,7 @@ class Documents:
 
     async def keep(self, document: DocumentText, *, own: bool = False) -> None:
         """Keep a document. Raises DocumentRefused when it has another hash or is too long."""
-        data = document.text.encode()
-        if len(data) > MAX_DOCUMENT or hashlib.sha256(data).hexdigest() != document.hash:
-            raise DocumentRefused("the document is not what its hash says, or too long")
+        _check(document)
         await self._store.write(lambda c: rows.put_document(c, document.hash, document.text, own=own))
         self._here.add(document.hash)
         self.changes += 1
@@ -178,6 +182,7 @@ class Documents:
         """Keep what another node offers, if it is one of a proposal's that are kept. Raises DocumentRefused."""
         if not any(item.document == document.hash for item in wanted(items)):
             raise DocumentRefused("no proposal that this node has read, and that was not refused, names this document")
+        _check(document)
         if document.hash not in self._here:
             await self.keep(document)
 

@@ -170,8 +170,7 @@ class Reader:
         if height != self._at:
             self._decide(height)
             self._at, self._known = height, self._known_to(height)
-            at = min(height, self._known)
-            self._payable = tuple(script.hex() for script in self._lookup.fund_scripts_at(at))
+            self._payable = tuple(script.hex() for script in self._lookup.fund_scripts_at(height))
         if height > self._known:
             self._stopped = height - 1
             return False

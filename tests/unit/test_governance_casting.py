@@ -433,6 +433,8 @@ def test_documents_of_refused_proposals_and_of_too_many_are_not_kept(
                 assert documents.text(text.hash) is None
         # That of the seat, of the newest proposal, and of the two newest of which nothing is known.
         assert taken == [0, 3, 5]
+        with pytest.raises(DocumentRefused, match="not what its hash says"):
+            await documents.take(DocumentText(hash=texts[0].hash, text="x"), items)
         await documents.keep(texts[1])
         await documents.keep(texts[2], own=True)
         changes = documents.changes
