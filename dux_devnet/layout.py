@@ -17,6 +17,7 @@ import secrets
 import shutil
 import socket
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -152,9 +153,11 @@ def node_names(count: int) -> list[str]:
     return [NAMES[i] if i < len(NAMES) else f"node{i + 1}" for i in range(count)]
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of the loopback interface that nobody uses now. Raises ConfigError when there is none."""
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, but: Collection[int] = ()) -> int:
+    """A port of the loopback interface that nobody uses now, none of `but`. Raises ConfigError when there is none."""
     for port in random.SystemRandom().sample(QUIET_PORTS, 100):
+        if port in but:
+            continue
         with socket.socket(socket.AF_INET, kind) as probe:
             try:
                 probe.bind(("127.0.0.1", port))
@@ -233,7 +236,9 @@ def _fill(
             Member(node=identity.node_id, pubkey=keys.key(ARBITER_PATH).pubkey.hex()),
         )
     guardians = nodes[:guardians_n]
-    dht_ports = {node: free_port(socket.SOCK_DGRAM) for node in nodes}
+    dht_ports: dict[str, int] = {}
+    for node in nodes:
+        dht_ports[node] = free_port(socket.SOCK_DGRAM, dht_ports.values())
     network = NetworkDefinition(
         name="devnet",
         chain=chain.name,  # type: ignore[arg-type]

@@ -316,10 +316,11 @@ def in_channels(connection: sqlite3.Connection) -> int:
 def purpose_of(connection: sqlite3.Connection, txid: str) -> str | None:
     """What a transaction was for: as its intent says, or what spent a watched output.
 
-    `payout` when that was the community fund's, and `close` when a peer closed one of our channels.
+    `payout` when that was the community fund's, whichever guardian sent it, and `close` when a peer closed one of our
+    channels.
     """
     intent = of_txid(connection, txid)
-    if intent is not None:
+    if intent is not None and not intent.purpose.startswith("fund-"):
         return intent.purpose
     query = f"SELECT {_PAYS_THE_FUND} FROM outputs WHERE spender_txid = ? LIMIT 1"  # noqa: S608
     row = connection.execute(query, (txid,)).fetchone()

@@ -172,18 +172,20 @@ def test_two_hundred_inputs_signed_by_three_of_five_confirm_also_when_core_forgo
 
 
 def test_a_share_of_the_fund_is_called_a_payout_and_the_fund_is_no_channel(fund: Fund) -> None:
-    fund.pay(2, COIN, "history")
+    fund.pay(3, COIN, "history")
     assert fund.payer.balance()["in_channels"] == 0
     receiver = fund.nodes[1]
-    target = bytes.fromhex(receiver.call("key.payout")["pubkey"])
+    keys = [bytes.fromhex(node.call("key.payout")["pubkey"]) for node in (receiver, fund.payer)]
     coins = fund.coins()
-    tx = fund.payout(coins, [(p2pkh_script(target), COIN)])
+    tx = fund.payout(coins, [(p2pkh_script(key), COIN) for key in keys])
     merged = multisig.merge(tx, [fund.redeem] * len(coins), fund.cosign(tx, coins))
     intent = fund.submit(merged, "round-2")
     fund.mine()
-    entries = receiver.call("wallet.history", {"limit": 20})["entries"]
-    (entry,) = [entry for entry in entries if entry["txid"] == intent["txid"]]
-    assert (entry["purpose"], entry["change"]) == ("payout", COIN)
+    for node in (receiver, fund.payer):
+        # The guardian that sent it sees its own share just as the others do.
+        entries = node.call("wallet.history", {"limit": 20})["entries"]
+        (entry,) = [entry for entry in entries if entry["txid"] == intent["txid"]]
+        assert (entry["purpose"], entry["change"]) == ("payout", COIN)
 
 
 def test_two_versions_of_a_round_conflict_and_one_confirms(fund: Fund) -> None:
