@@ -19,6 +19,7 @@ from duxcommon.coin.notes import (
 )
 from duxcommon.coin.script import p2pkh_script
 from duxcommon.money import COIN
+from duxcommon.network import NetworkDefinition
 from duxcommon.parameters import BY_NUMBER
 from tests.governance_kit import SMALL, VOTERS, Chain, key, network
 
@@ -68,16 +69,17 @@ motions = st.builds(
 )
 
 
-def chain_of(plan: list[Motion], start: int = 0) -> Chain:
-    """The notes of these motions."""
-    chain, height = Chain(network=NET), start
+def chain_of(plan: list[Motion], start: int = 0, network: NetworkDefinition = NET, slow: int = 1) -> Chain:
+    """The notes of these motions; votes come `slow` times as late."""
+    chain, height = Chain(network=network), start
     for motion in plan:
         height += motion.gap
         chain.electorate = motion.electorate
         proposal = chain.propose(height, motion.change, [motion.proposer], document=bytes([motion.document]))
-        chain.vote(height + motion.after, proposal, True, *motion.yes)
-        chain.vote(height + motion.after, proposal, False, *motion.no)
-        chain.approve(height + motion.after, proposal, *motion.approvals)
+        then = height + motion.after * slow
+        chain.vote(then, proposal, True, *motion.yes)
+        chain.vote(then, proposal, False, *motion.no)
+        chain.approve(then, proposal, *motion.approvals)
     return chain
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,10 +12,14 @@ from dux_governance.reckoning import Reckoning
 from dux_governance.timeline import Asked, Census, Entry, Timeline
 from duxcommon.coin.notes import ParameterChange
 from duxcommon.errors import RulesPending
-from tests.governance_kit import Chain
+from duxcommon.network import NetworkDefinition
+from tests.governance_kit import SMALL, Chain
+from tests.governance_kit import network as network_of
 from tests.property.test_governance import NET, Motion, chain_of, motions
 
 DEPTH = 60
+LONG = network_of(SMALL.model_copy(update={"vote_blocks": 100, "quorum_keys": 1}))
+"""Most votes are cast when the electorate is known already."""
 
 
 @dataclass
@@ -55,10 +60,11 @@ def everything(timeline: Timeline) -> dict[str, object]:
 class Node:
     """Reckons block by block, and checks each result."""
 
-    def __init__(self) -> None:
+    def __init__(self, network: NetworkDefinition = NET, slow: int = 1) -> None:
+        self.network, self.slow = network, slow
         self.source = Source()
-        self.reckoning = Reckoning(NET, self.source)
-        self.chain = Chain(network=NET)
+        self.reckoning = Reckoning(network, self.source)
+        self.chain = Chain(network=network)
         self.height = -1
 
     def to(self, height: int, *, ask: bool = True) -> None:
@@ -74,16 +80,18 @@ class Node:
 
     def check(self) -> Timeline:
         found = self.reckoning.at(self.height)
-        anew = read(NET, self.source.entries, self.source.censuses, self.height)
+        anew = read(self.network, self.source.entries, self.source.censuses, self.height)
         assert everything(found) == everything(anew)
         return found
 
     def reorganise(self, above: int, plan: Sequence[Motion]) -> None:
         """Another chain from a height on."""
-        other = chain_of(list(plan), above + 1)
+        other = chain_of(list(plan), above + 1, self.network, self.slow)
         kept = [one for one in self.chain.entries if one.place[0] <= above]
         censuses = {name: one for name, one in self.chain.censuses.items() if name[1][0] <= above}
-        self.chain = Chain(network=NET, entries=[*kept, *other.entries], censuses={**censuses, **other.censuses})
+        self.chain = Chain(
+            network=self.network, entries=[*kept, *other.entries], censuses={**censuses, **other.censuses}
+        )
         self.undo(min(above, self.height))
 
     def undo(self, above: int) -> None:
@@ -105,13 +113,14 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@pytest.mark.parametrize(("network", "slow"), [(NET, 1), (LONG, 9)], ids=["short votes", "votes beyond 60 blocks"])
+@settings(max_examples=200, deadline=None)
 @given(st.lists(motions, min_size=1, max_size=7), st.lists(st.lists(motions, max_size=3), max_size=3), steps)
 def test_block_by_block_the_rules_are_those_reckoned_from_scratch(
-    plan: list[Motion], others: list[list[Motion]], path: list[tuple[str, int]]
+    network: NetworkDefinition, slow: int, plan: list[Motion], others: list[list[Motion]], path: list[tuple[str, int]]
 ) -> None:
-    node = Node()
-    node.chain = chain_of(plan)
+    node = Node(network, slow)
+    node.chain = chain_of(plan, 0, network, slow)
     rivals = iter(others)
     for what, blocks in path:
         match what:
@@ -152,3 +161,22 @@ def test_a_note_is_read_again_only_when_something_before_it_became_certain() -> 
     node.undo(380)
     node.to(400)
     assert node.source.taken == 42
+
+
+def test_what_a_reorganisation_undoes_leaves_no_trace_in_what_was_kept() -> None:
+    node = Node(LONG)
+    node.chain = chain_of([], network=LONG)
+    proposal = node.chain.propose(10, ParameterChange(1, 450))
+    node.to(75)
+    node.chain.vote(76, proposal, True, "v0", "v1")
+    node.to(99)
+    node.chain.vote(101, proposal, False, "v0")
+    for height in (101, 170):
+        node.to(height)
+    assert node.reckoning.at(170).items[0].passed is False
+    node.reorganise(99, [])
+    node.to(170)
+    assert node.reckoning.at(170).items[0].passed
+    node.reorganise(74, [])
+    node.to(170)
+    assert node.reckoning.at(170).items[0].counted().votes == 0
