@@ -99,6 +99,17 @@ def locked(net: TestNet) -> Iterator[str]:
         assert net.ctl("bob", "wallet", "unlock", stdin=passphrase.encode() + b"\n").returncode == exits.OK
 
 
+def holds_are_refused(net: TestNet) -> bool:
+    """Whether bob's escrowd has noticed the lock: a signature of half a second ago still counts as unlocked."""
+    holding = {"provider": net.layout.node_ids["alice"], "amount": PRICE, "key": net.key()}
+    try:
+        hold = net.call("bob", "payment.hold", holding)
+    except WalletLocked:
+        return True
+    net.call("bob", "payment.refund", {"id": hold["payment"]["id"], "reason": "too early", "key": net.key()})
+    return False
+
+
 def test_a_locked_wallet_spends_nothing_and_says_how_to_unlock_it(net: TestNet) -> None:
     address = net.call("alice", "wallet.receive")["address"]
     channel = net.call("bob", "channel.list", {"state": "OPEN"})["channels"][0]["id"]
@@ -108,6 +119,7 @@ def test_a_locked_wallet_spends_nothing_and_says_how_to_unlock_it(net: TestNet) 
         assert "dux-ctl wallet unlock" in error["data"]["hint"]
         refused(net, "bob", WalletLocked, exits.NOT_ALLOWED, ["channel", "topup", channel, "1"])
         # Neither does a program that asks the daemons itself order what could not be paid.
+        wait_until(lambda: holds_are_refused(net), 60, "escrowd to ask for the wallet again")
         holding = {"provider": net.layout.node_ids["alice"], "amount": PRICE, "key": net.key()}
         refused_call(net, "bob", WalletLocked, "payment.hold", holding)
         task = net.wait_task("bob", net.order("bob", "hello-words", b"one")["id"])
