@@ -25,6 +25,8 @@ from duxcommon.coin.tx import fee_for, make_tx, parse_tx, serialize_tx
 from duxcommon.errors import (
     BadTransaction,
     BondUnknown,
+    ChainDown,
+    ChainFault,
     Conflict,
     DuxError,
     FeeTooHigh,
@@ -120,13 +122,24 @@ def fund(chain: TestChain) -> Iterator[Fund]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def restart(on: TestChain) -> None:
+def restart(fund: Fund) -> None:
     """kill -9 of a dux-devchain and a start on the same port: what is no wallet's is gone from its mempool."""
-    assert isinstance(on.core, Devchain)
-    port = on.core.port
-    on.core.kill()
-    on.core.options = ("--port", str(port))
-    on.core.start()
+    core = fund.chain.core
+    assert isinstance(core, Devchain)
+    port = core.port
+    core.kill()
+    core.options = ("--port", str(port))
+    core.start()
+    for node in fund.nodes:
+        until(lambda node=node: follows(node), "flopd to find its Core again")
+
+
+def follows(node: Flopd) -> bool:
+    try:
+        node.call("chain.status")
+    except (ChainDown, ChainFault):
+        return False
+    return True
 
 
 def refused(error: type[DuxError], node: Flopd, method: str, params: dict[str, Any]) -> DuxError:
@@ -160,7 +173,7 @@ def test_two_hundred_inputs_signed_by_three_of_five_confirm_also_when_core_forgo
     assert (intent["state"], intent["fee"]) == ("sent", fee)
     assert fund.submit(merged, "round-1")["id"] == intent["id"]
     if isinstance(fund.chain.core, Devchain):
-        restart(fund.chain)
+        restart(fund)
         until(lambda: intent["txid"] in fund.chain.call("getrawmempool"), "payout in the mempool again")
     fund.mine()
     done = until(lambda: (i := fund.payer.intent(intent))["state"] == "confirmed" and i, "confirmation")
@@ -343,7 +356,7 @@ def test_bonds_come_back_at_their_lock_height_and_not_before(fund: Fund) -> None
     assert output.value == 6 * COIN - intent["fee"]
     assert output.script_pub_key.script == p2pkh_script(bytes.fromhex(node.call("key.payout")["pubkey"]))
     if isinstance(fund.chain.core, Devchain):
-        restart(fund.chain)
+        restart(fund)
         until(lambda: intent["txid"] in fund.chain.call("getrawmempool"), "release in the mempool again")
     fund.mine()
     assert node.intent(intent)["state"] == "confirmed"
