@@ -198,7 +198,7 @@ def prepare(market: Market, folder: Path) -> None:
     market.stage.mining(lambda: all(net.balance(node) == flop * COIN for node, flop in purses.items()), "the coins")
     market.caught_up()
     for node in cast.bonded:
-        net.call(node, "node.bond", {"key": net.key()})
+        net.bond(node)
     ground.mine(1)
     ground.mine(WINDOW)
     for seller in cast.sellers:

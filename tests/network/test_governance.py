@@ -48,7 +48,7 @@ def net() -> Iterator[TestNet]:
             net.fund(node, 60)
             caught_up(net, node)
         for node in VOTERS:
-            net.call(node, "node.bond", {"key": net.key()})
+            net.bond(node)
             net.publish(node, APPS / "hello-words")
         net.mine(1)
         bonded = height(net)

@@ -108,7 +108,7 @@ def test_channels_keep_the_rate_of_their_opening_and_new_ones_take_the_new_and_b
         for node in ("alice", "bob"):
             net.fund(node, 50)
         net.publish("alice", APPS / "hello-words")
-        net.call("alice", "node.bond", {"key": net.key()})
+        net.bond("alice")
         net.mine(1)
         mine_to(net, height(net) + WINDOW // 2)
         net.run_task("bob", "hello-words", b"work by which alice may vote")

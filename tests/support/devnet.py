@@ -91,6 +91,11 @@ class TestNet(Devnet):
         self.chain("faucet", address, str(flop))
         wait_until(lambda: self.balance(node) >= before + flop * COIN, 30, f"{node}'s coins")
 
+    def bond(self, node: str) -> Any:
+        """A node locks what it lacks for a share, as soon as it has read the blocks so far."""
+        order = {"key": self.key()}
+        return wait_until(lambda: self.call(node, "node.bond", order), 60, f"{node} to make a bond")
+
     def channel(self, node: str, channel: str) -> Any:
         """A channel as one side sees it."""
         return self.call(node, "channel.show", {"id": channel})
