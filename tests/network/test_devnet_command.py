@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dux_devnet.network import wait_until
 from duxcommon.blocking import BlockingClient
 from duxcommon.money import COIN
 
@@ -73,7 +74,8 @@ def test_a_quick_devnet_has_short_windows_and_votes_and_bonds_by_itself(short_tm
             found = {one["name"]: one["value"] for one in airdropd.call("param.list")["parameters"]}
         assert (found["window_blocks"], found["vote_blocks"], found["airdrop_threshold"]) == (300, 300, COIN)
         with closing(BlockingClient(Path(run_dir) / "registryd.sock")) as registryd:
-            assert registryd.call("node.bonds")["auto"]
+            bonds = wait_until(lambda: registryd.call("node.bonds"), 60, "the node to read the blocks so far")
+            assert bonds["auto"]
     finally:
         devnet(folder, "down")
 
