@@ -146,7 +146,7 @@ def test_a_buyer_whose_provider_is_gone_takes_its_deposit_back_after_the_lock_he
     lock = net.channel("bob", opened["id"])["contract"]["lock_height"]
     # By the chain's own height: what bob has told of it may be many blocks old.
     ground.mine(lock - ground.ask("getblockcount") - 20)
-    # The refund may be built by now; before the lock height it is not sent.
+    # An idle channel near its end asks its provider to give the deposit back early; nobody answers here.
     assert net.channel("bob", opened["id"])["state"] in ("OPEN", "REFUND_BUILT")
     refunded = stage.mining(lambda: stage.seen(opened["id"], "REFUNDED", "bob"), "the refund")
     assert refunded["gross"] == 0
