@@ -35,9 +35,9 @@ class Access(BaseModel):
 
     read: list[str] = ["duxnet"]
     """Groups that may look at everything."""
-    spend: list[str] = ["duxnet-spend"]
+    spend: list[str] = ["dux-spend"]
     """Groups that may look, and act with the node's money."""
-    admin: list[str] = ["duxnet-admin"]
+    admin: list[str] = ["dux-admin"]
     """Groups that may do all that, and change how the node works."""
     daemons: list[str] = ["dux-flopd", "dux-escrowd", "dux-taskd", "dux-registryd", "dux-airdropd", "dux-sandbox"]
     """Users that the other daemons run as."""

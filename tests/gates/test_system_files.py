@@ -224,7 +224,7 @@ def test_systemd_makes_the_users_and_folders(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     passwd = (tmp_path / "etc" / "passwd").read_text()
     assert all(f"dux-{name}:" in passwd for name in DAEMONS)
-    assert "duxnet-blobs" in (tmp_path / "etc" / "group").read_text()
+    assert "dux-blobs" in (tmp_path / "etc" / "group").read_text()
     blobs = tmp_path / "var" / "lib" / "duxnet" / "blobs" / "tmp"
     assert blobs.stat().st_mode & 0o7777 == 0o2770
 

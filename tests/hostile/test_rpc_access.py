@@ -35,7 +35,7 @@ def daemon() -> Iterator[DaemonProcess]:
     if os.geteuid() != 0:
         pytest.skip("not run: needs root")
     folder = Path(tempfile.mkdtemp(prefix="dux", dir="/tmp"))
-    names = json.dumps({"duxnet": READERS, "duxnet-spend": SPENDERS, "duxnet-admin": ADMINS})
+    names = json.dumps({"duxnet": READERS, "dux-spend": SPENDERS, "dux-admin": ADMINS})
     settings = {"access": {"daemons": ["daemon"], "gateway": ["games"]}}
     try:
         with probe(folder, settings, env={"PROBE_GROUPS": names}) as process:
@@ -104,11 +104,11 @@ def assert_not_allowed(reply: dict[str, Any], words: str) -> None:
 @pytest.mark.parametrize(
     ("method", "group"),
     [
-        ("probe.word", "duxnet or duxnet-spend or duxnet-admin"),
-        ("rpc.discover", "duxnet or duxnet-spend or duxnet-admin"),
-        ("daemon.status", "duxnet or duxnet-spend or duxnet-admin"),
-        ("probe.pay", "duxnet-spend or duxnet-admin"),
-        ("probe.admin", "duxnet-admin"),
+        ("probe.word", "duxnet or dux-spend or dux-admin"),
+        ("rpc.discover", "duxnet or dux-spend or dux-admin"),
+        ("daemon.status", "duxnet or dux-spend or dux-admin"),
+        ("probe.pay", "dux-spend or dux-admin"),
+        ("probe.admin", "dux-admin"),
     ],
 )
 def test_a_caller_without_the_right_group_is_refused_and_told_which_one(
@@ -121,7 +121,7 @@ def test_a_caller_without_the_right_group_is_refused_and_told_which_one(
 
 def test_a_refused_caller_learns_nothing_of_the_parameters(daemon: DaemonProcess) -> None:
     # `probe.pay` without parameters is invalid, but whoever may not call it is not told how to.
-    assert_not_allowed(call_as(daemon, "probe.pay", uid=FREE_UID, gid=READERS), "needs group duxnet-spend")
+    assert_not_allowed(call_as(daemon, "probe.pay", uid=FREE_UID, gid=READERS), "needs group dux-spend")
 
 
 def test_each_group_opens_its_own_door_and_the_smaller_ones(daemon: DaemonProcess) -> None:
@@ -142,7 +142,7 @@ def test_the_daemons_of_the_node_read_and_spend_but_do_not_administer(daemon: Da
     assert "result" in call_as(daemon, "probe.word", uid=sibling, gid=FREE_UID)
     assert "result" in call_as(daemon, "probe.sibling", uid=sibling, gid=FREE_UID)
     assert call_as(daemon, "probe.pay", uid=sibling, gid=FREE_UID)["error"]["data"]["name"] == "InvalidParams"
-    assert_not_allowed(call_as(daemon, "probe.admin", uid=sibling, gid=FREE_UID), "needs group duxnet-admin")
+    assert_not_allowed(call_as(daemon, "probe.admin", uid=sibling, gid=FREE_UID), "needs group dux-admin")
 
 
 def test_what_is_for_daemons_is_refused_to_every_group(daemon: DaemonProcess) -> None:
