@@ -32,6 +32,7 @@ SECTIONS = {
     "store": [range(5500, 6000)],
     "airdropd": [range(6000, 7000)],
     "devnet": [range(7000, 8000)],
+    "setup": [range(8000, 9000)],
 }
 
 
