@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = (
     "duxcommon", "dux_airdropd", "dux_ctl", "dux_devnet", "dux_escrowd", "dux_flopd", "dux_governance",
-    "dux_registryd", "dux_store", "dux_taskd",
+    "dux_registryd", "dux_setup", "dux_store", "dux_taskd",
 )  # fmt: skip
 MAX_LINES = 600
 MAX_FILE_BYTES = 600_000
@@ -61,6 +61,7 @@ PURE = (
     "dux_registryd/bondplan.py",
     "dux_registryd/buckets.py",
     "dux_registryd/sealing.py",
+    "dux_setup/coreconf.py",
     "dux_taskd/capacity.py",
     "dux_taskd/orders.py",
     "dux_taskd/sandbox/output.py",
