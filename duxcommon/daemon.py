@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import errno
 import fcntl
 import gc
 import logging
@@ -20,18 +21,22 @@ from pydantic import RootModel
 
 from . import __version__, failpoint, logs, sdnotify
 from .api.common import Model
+from .clock import CLOCK
 from .config import Settings, load
-from .db import Store
+from .db import Store, translate
 from .errors import AlreadyRunning, ConfigError, DuxError
 from .network import NetworkDefinition, load_network
 from .rpc import Client, Server, collect, method, wire
+from .rpc.caller import unknown_groups
 from .rpc.openrpc import document
 
 BACKLOG = 1024
 KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """Python 3.13 would remove the socket's file by itself, even when it is systemd's."""
 EXIT_CONFIG = 78
-"""sysexits' EX_CONFIG: systemd does not restart a daemon over a bad configuration."""
+"""sysexits' EX_CONFIG: systemd does not restart a daemon over what trying again can't help."""
+FOR_GOOD = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
+"""What the machine refuses until somebody mends it."""
 
 
 class DaemonStatus(Model):
@@ -84,7 +89,7 @@ class CommonMethods:
             failures=daemon.server.failures,
             commits=daemon.store.commits if hasattr(daemon, "store") else 0,
             rules=daemon.rules_version(),
-            notes=daemon.notes(),
+            notes=[*daemon.notes(), *daemon.common_notes()],
         )
 
 
@@ -110,6 +115,7 @@ class Daemon:
         self._wants_reload = asyncio.Event()
         self._listener_lock: int | None = None
         self.exit_code = 0
+        self._passed = False
 
     # --- for subclasses ---------------------------------------------------------------------------------------
 
@@ -129,6 +135,15 @@ class Daemon:
     def notes(self) -> list[str]:
         """What is not as it should be, in a sentence each."""
         return []
+
+    def common_notes(self) -> list[str]:
+        """What can be wrong in every daemon: the clock, the disk, the log file, groups that do not exist."""
+        stores = [part for part in vars(self).values() if isinstance(part, Store)]
+        return [
+            *filter(None, [CLOCK.fault(), *(store.trouble for store in stores), logs.trouble()]),
+            # Only an installed machine, whose systemd makes the sockets, has the groups that are there by default.
+            *unknown_groups(self.settings.access, defaults=self._passed),
+        ]
 
     def rules_version(self) -> int | None:
         """Version of the voted rules in use; None for a daemon that needs none."""
@@ -179,6 +194,10 @@ class Daemon:
             await asyncio.to_thread(sdnotify.notify, "READY=1")
             if (interval := sdnotify.watchdog_interval()) is not None:
                 self.spawn(self._watchdog(interval), "watchdog")
+            if (fault := CLOCK.fault()) is not None:
+                self.log.warning(fault)
+            for note in unknown_groups(self.settings.access, defaults=self._passed):
+                self.log.warning(note)
             self.log.info("ready", extra={"version": __version__, "pid": os.getpid(), "network": self.network.name})
             await self._ending.wait()
             await asyncio.to_thread(sdnotify.notify, "STOPPING=1")
@@ -312,12 +331,22 @@ def run(daemon: type[Daemon], argv: Sequence[str]) -> int:
     gc.freeze()
     try:
         return asyncio.run(main())
-    except DuxError as error:
-        logging.getLogger(daemon.name).warning(
-            f"can't run: {error.message}", extra={"error": error.name, "hint": error.hint}
-        )
-        return EXIT_CONFIG if isinstance(error, ConfigError) else 1
-    except OSError as error:
-        # What the machine refuses at the start: a port in use, a directory of somebody else, a full disk.
-        logging.getLogger(daemon.name).warning(f"can't run: {error}")
-        return 1
+    except (DuxError, OSError) as error:
+        return _refused(daemon.name, error)
+
+
+def _refused(name: str, error: DuxError | OSError) -> int:
+    """Say why a daemon can't run, in the log and to systemd; its exit status."""
+    known = translate(error)
+    if isinstance(known, DuxError):
+        message, hint, kind = known.message, known.hint, known.name
+        # Another process that holds the socket or the database may end by itself.
+        later = known.retry or isinstance(known, AlreadyRunning)
+    else:
+        # What the machine refuses: a port in use, a directory of somebody else.
+        message, hint, kind = str(error), "", type(error).__name__
+        later = not (isinstance(error, OSError) and error.errno in FOR_GOOD)
+    logging.getLogger(name).warning(f"can't run: {message}", extra={"error": kind, "hint": hint})
+    # `systemctl status` shows it until the next start.
+    sdnotify.notify("STATUS=" + " ".join(f"can't run: {message}. {hint}".split()))
+    return 1 if later else EXIT_CONFIG

@@ -1,4 +1,4 @@
-"""One SQLite database a daemon: migrations, one writer thread that groups commits, reads beside it.
+"""One SQLite database a daemon: one writer thread that groups commits, reads beside it. Its schema: migrations.py.
 
 Durability: WAL with synchronous=FULL; `write` resolves only after the commit that holds its change is on disk.
 """
@@ -17,7 +17,8 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .errors import AlreadyRunning, ConfigError, Conflict, DiskFull, StoreDamaged, TimedOut
+from . import migrations as schema
+from .errors import AlreadyRunning, ConfigError, Conflict, DiskFull, DiskReadOnly, DuxError, StoreDamaged, TimedOut
 
 T = TypeVar("T")
 Write = Callable[[sqlite3.Connection], T]
@@ -27,6 +28,9 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 GROUP = 256
 """Most writes that share one commit."""
+
+ROOM_BYTES = 1 << 20
+"""So much free space counts as room again after a write failed for want of it."""
 
 IDEMPOTENCY_TABLE = """
 CREATE TABLE IF NOT EXISTS idempotency (
@@ -50,14 +54,20 @@ def translate(error: BaseException) -> BaseException:
     """The error a caller should see instead of SQLite's own."""
     if isinstance(error, sqlite3.Error) and not isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         text = str(error)
-        if "full" in text or "disk I/O" in text:
+        if "full" in text:
             return DiskFull(f"the database can't be written: {text}")
+        if "disk I/O" in text:
+            return DiskFull(f"the database can't be written: {text}", hint=f"{DiskFull.hint_default} Or see `dmesg`.")
+        if "readonly" in text:
+            return DiskReadOnly(f"the database can't be written: {text}")
         if "malformed" in text or "not a database" in text:
             return StoreDamaged(f"the database is damaged: {text}")
         if "locked" in text or "busy" in text:
             return TimedOut("the database is busy; nothing was changed")
     if isinstance(error, OSError) and error.errno in NO_ROOM:
         return DiskFull(f"the disk is full: {error}")
+    if isinstance(error, OSError) and error.errno == errno.EROFS:
+        return DiskReadOnly(f"the file system is read-only: {error}")
     return error
 
 
@@ -65,12 +75,14 @@ class Store:
     """A database file that belongs to one process.
 
     `migrations` are SQL scripts; `user_version` counts those that were applied. Raises AlreadyRunning when
-    another process holds the file, StoreDamaged when it can't be read, DiskFull when it can't be written,
-    ConfigError when its directory is missing or belongs to somebody else.
+    another process holds the file, StoreDamaged when it can't be read, NewerFormat when a newer version wrote it,
+    MigrationFailed, DiskFull (or DiskReadOnly) when it can't be written, ConfigError when it or its directory is
+    missing or belongs to somebody else.
     """
 
     def __init__(self, path: Path, migrations: Sequence[str]) -> None:
         self.path = path
+        self._trouble: str | None = None
         try:
             self._lock_file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -86,11 +98,18 @@ class Store:
             except BlockingIOError as error:
                 raise AlreadyRunning(f"{path} is in use by another process") from error
             try:
+                if not os.path.lexists(path):
+                    schema.build(path, migrations)
+                schema.inspect(path)
                 self._writer = connect(path)
                 undo.callback(self._writer.close)
-                self._migrate(migrations)
-            except sqlite3.Error as error:
-                raise translate(error) from error
+                schema.migrate(self._writer, path, migrations)
+            except (sqlite3.Error, OSError) as error:
+                known = translate(error)
+                if isinstance(known, DuxError) and not isinstance(known, DiskFull):
+                    raise known from error
+                # SQLite does not say which file, and seldom why.
+                raise schema.unusable(path, error, full=isinstance(known, DiskFull)) from error
             undo.pop_all()
         self._readers = threading.local()
         self._open_readers: list[sqlite3.Connection] = []
@@ -100,16 +119,6 @@ class Store:
         """Durable commits so far (writes that were grouped count once)."""
         self._thread = threading.Thread(target=self._run, name=f"db-{path.stem}", daemon=True)
         self._thread.start()
-
-    def _migrate(self, migrations: Sequence[str]) -> None:
-        done = self._writer.execute("PRAGMA user_version").fetchone()[0]
-        if done > len(migrations):
-            raise StoreDamaged(
-                f"{self.path} was written by a newer version (schema {done}, known {len(migrations)})",
-                hint="Install the newer version again; an old one would lose what it doesn't know.",
-            )
-        for number, script in enumerate(migrations[done:], done + 1):
-            self._writer.executescript(f"BEGIN IMMEDIATE;\n{script}\n;PRAGMA user_version={number};\nCOMMIT;")
 
     async def write(self, change: Write[T]) -> T:
         """Run `change` on the writer's connection inside a transaction; resolves after the durable commit.
@@ -126,6 +135,13 @@ class Store:
         self._jobs.put((change, job))
         return await asyncio.wrap_future(job)
 
+    @property
+    def trouble(self) -> str | None:
+        """Why the last write failed, while the disk is still full or read-only; None when all is well."""
+        if self._trouble is not None and _has_room(self.path.parent):
+            self._trouble = None
+        return self._trouble
+
     def read(self, query: Write[T]) -> T:
         """Run `query` on a read-only connection of the calling thread; sees all commits so far."""
         connection: sqlite3.Connection | None = getattr(self._readers, "connection", None)
@@ -137,7 +153,10 @@ class Store:
         try:
             return query(connection)
         except sqlite3.Error as error:
-            raise translate(error) from error
+            known = translate(error)
+            if isinstance(known, DiskReadOnly) and _has_room(self.path.parent):
+                raise  # The connection is read-only, not the disk: a query that writes is a fault of ours.
+            raise known from error
 
     async def close(self) -> None:
         """Finish the queued writes and close the file."""
@@ -176,11 +195,17 @@ class Store:
                 outcomes.append((future, *self._apply(change, alone=len(batch) == 1)))
             self._writer.execute("COMMIT")
             self.commits += 1
+            self._trouble = None
         except BaseException as error:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
+            known = translate(error)
+            if isinstance(known, DiskFull):
+                if _read_only(self.path.parent):
+                    known = DiskReadOnly(f"the database can't be written: {error}")
+                self._trouble = f"{self.path.name}: {known.message}"
             for _, future in batch:
-                future.set_exception(translate(error))
+                future.set_exception(known)
             return
         for future, value, failure in outcomes:
             if failure is None:
@@ -206,6 +231,20 @@ class Store:
         if not alone:
             self._writer.execute("RELEASE one")
         return value, None
+
+
+def _has_room(folder: Path) -> bool:
+    """Whether small writes can succeed again."""
+    with contextlib.suppress(OSError):
+        disk = os.statvfs(folder)
+        return not _read_only(folder) and disk.f_bavail * disk.f_frsize >= ROOM_BYTES
+    return False
+
+
+def _read_only(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    return False
 
 
 def idempotent(

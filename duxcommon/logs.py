@@ -1,5 +1,6 @@
 """JSON lines: on standard error for the journal, and in a file of bounded size."""
 
+import errno
 import json
 import logging
 import logging.handlers
@@ -9,6 +10,8 @@ from pathlib import Path
 
 MAX_FILE_BYTES = 10_000_000
 OLD_FILES = 5
+NOT_NOW = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Why a log file can't be made now and perhaps can later."""
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -36,20 +39,32 @@ class JsonFormatter(logging.Formatter):
 
 
 class _FileHandler(logging.handlers.RotatingFileHandler):
+    trouble: str | None = None
+    """Why the last line is missing in the file; None when it is there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._failed: str | None = None
+        super().emit(record)
+        self.trouble = self._failed
+
     def handleError(self, record: logging.LogRecord) -> None:
         """A full disk loses lines of the file; the journal has them, and a traceback for each would help nobody."""
-        if not isinstance(sys.exc_info()[1], OSError):
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._failed = f"{self.baseFilename} can't be written ({error.strerror}); the journal has what is missing"
+        else:
             super().handleError(record)
 
 
 def setup(daemon: str, level: str, directory: Path | None) -> None:
     """Send all logging of this process to standard error and, with `directory`, to `<directory>/<daemon>.log`.
 
-    Raises OSError when that file can't be written.
+    While the disk is full or read-only the file is left out, until there is room. Raises OSError when it can't be
+    written for another reason.
     """
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if directory is not None:
-        handlers.append(_FileHandler(directory / f"{daemon}.log", maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES))
+        handlers.append(_file_handler(directory / f"{daemon}.log"))
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
@@ -60,3 +75,19 @@ def setup(daemon: str, level: str, directory: Path | None) -> None:
     # python-bitcoinrpc writes passphrases at debug level; asyncio's and aiohttp's debug lines help nobody here.
     for noisy in ("BitcoinRPC", "asyncio", "aiohttp", "jsonrpcserver"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _file_handler(path: Path) -> _FileHandler:
+    try:
+        return _FileHandler(path, maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES)
+    except OSError as error:
+        if error.errno not in NOT_NOW:
+            raise
+        # Opened when the first line is written, and tried again with each.
+        return _FileHandler(path, maxBytes=MAX_FILE_BYTES, backupCount=OLD_FILES, delay=True)
+
+
+def trouble() -> str | None:
+    """What is wrong with the log file, for people; None when its last line is there."""
+    found = [handler.trouble for handler in logging.getLogger().handlers if isinstance(handler, _FileHandler)]
+    return next(filter(None, found), None)

@@ -3,8 +3,11 @@
 systemd-python is used where it is installed; elsewhere the same two protocols are spoken directly.
 """
 
+import contextlib
 import os
 import socket
+import threading
+from collections.abc import Iterator
 
 try:
     import systemd.daemon as _systemd
@@ -12,6 +15,9 @@ except ImportError:
     _systemd = None
 
 LISTEN_FDS_START = 3
+EXTEND_S = 60
+"""What systemd is asked to wait longer, each time."""
+EXTEND_EVERY_S = 10.0
 
 
 def notify(state: str) -> bool:
@@ -29,6 +35,27 @@ def notify(state: str) -> bool:
         except OSError:
             return False
     return True
+
+
+@contextlib.contextmanager
+def extending(text: str) -> Iterator[None]:
+    """Inside, systemd shows `text` as the unit's state and waits for the start as long as it takes."""
+    done = threading.Event()
+
+    def tell() -> None:
+        while True:
+            notify(f"EXTEND_TIMEOUT_USEC={EXTEND_S * 1_000_000}\nSTATUS={text}")
+            if done.wait(EXTEND_EVERY_S):
+                return
+
+    teller = threading.Thread(target=tell, name="sdnotify-extend", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+        notify("STATUS=")
 
 
 def watchdog_interval() -> float | None:

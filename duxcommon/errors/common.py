@@ -129,6 +129,32 @@ class StoreDamaged(DuxError):
     hint_default = "The database can't be read; restore it from a backup before you start the daemon again."
 
 
+class NewerFormat(DuxError):
+    code = 1020
+    hint_default = "Install the newer version again: this one would lose what it does not know. Nothing was changed."
+
+
+class DiskReadOnly(DiskFull):
+    code = 1021
+    hint_default = "Look in `dmesg` why, then `mount -o remount,rw` it; nothing was changed, and it goes on by itself."
+
+
+class MigrationFailed(DuxError):
+    code = 1022
+    hint_default = "Install the version before, go back to the copy (docs/upgrades.md), and report this message."
+
+
+class ClockWrong(DuxError):
+    code = 1023
+    hint_default = "Set the clock: `timedatectl set-ntp true`, or `timedatectl set-time 'YYYY-MM-DD hh:mm:ss'`."
+    retry = True
+
+
+class VersionMismatch(RemoteError):
+    code = 1024
+    hint_default = "Bring all packages to one version (`apt full-upgrade`), then `systemctl restart dux.target`."
+
+
 class NetworkMissing(DuxError):
     code = 1018
     hint_default = "Put the network definition where the configuration's `network` points."

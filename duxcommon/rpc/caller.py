@@ -73,6 +73,22 @@ def _gid(name: str, _minute: int) -> int | None:
         return None
 
 
+def unknown_groups(access: Access, *, defaults: bool) -> list[str]:
+    """A sentence for each group of `access` that this machine does not have; of those by default only if told so."""
+    minute = int(time.monotonic() // GROUPS_TTL_S)
+    found: dict[str, list[str]] = {}
+    for setting in ("read", "spend", "admin"):
+        if defaults or setting in access.model_fields_set:
+            for name in getattr(access, setting):
+                if _gid(name, minute) is None:
+                    found.setdefault(name, []).append(f"access.{setting}")
+    return [
+        f"group {name!r}, named in {' and '.join(settings)}, does not exist on this machine: nobody gets in by it "
+        f"(`addgroup --system {name}`, or mend the configuration)"
+        for name, settings in found.items()
+    ]
+
+
 class Authorizer:
     """Decides by a daemon's `access` settings; unknown users and groups match nobody."""
 
@@ -125,4 +141,5 @@ class Authorizer:
                 hint="Use the methods that `dux-ctl --help` lists.",
             )
         wanted = " or ".join(groups) or "none"
-        raise NotAllowed(f"user {caller.name} may not call {method} (needs group {wanted})")
+        remedy = f"As root: `adduser {caller.name} {groups[0]}`; then log in again." if groups else None
+        raise NotAllowed(f"user {caller.name} may not call {method} (needs group {wanted})", hint=remedy)

@@ -1,5 +1,6 @@
 """A daemon as a real process of its own, with the notification socket that systemd would give it."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -105,6 +106,14 @@ class DaemonProcess:
             self.messages.append(message)
             if text in message.split("\n"):
                 return
+
+    def told(self) -> list[str]:
+        """Everything that it has told systemd so far."""
+        self._notify.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self.messages.append(self._notify.recv(4096).decode())
+        return self.messages
 
     def call(self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0) -> dict[str, Any]:
         """One call on a connection of its own."""

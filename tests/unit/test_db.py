@@ -15,9 +15,18 @@ from typing import TypeVar
 
 import pytest
 
-from duxcommon import db
+from duxcommon import __version__, db
 from duxcommon.db import Store
-from duxcommon.errors import AlreadyRunning, ConfigError, Conflict, DuxError, StoreDamaged, TimedOut
+from duxcommon.errors import (
+    AlreadyRunning,
+    ConfigError,
+    Conflict,
+    DuxError,
+    MigrationFailed,
+    NewerFormat,
+    StoreDamaged,
+    TimedOut,
+)
 from tests.support.process import ROOT
 
 T = TypeVar("T")
@@ -214,20 +223,23 @@ def test_a_migration_that_fails_leaves_the_old_schema_and_frees_the_file(tmp_pat
     path = tmp_path / "x.db"
     one = "CREATE TABLE a (n INTEGER NOT NULL) STRICT;"
     open_with(path, one)
-    with pytest.raises(sqlite3.OperationalError):
-        open_with(path, one, "CREATE TABLE b (n INTEGER) STRICT; INSERT INTO nothing VALUES (1);")
+    with pytest.raises(MigrationFailed) as caught:
+        open_with(path, one, "CREATE TABLE b (n INTEGER) STRICT; INSERT INTO absent VALUES (1);")
+    assert f"{path} can't be brought from schema 1 to 2: no such table: absent" in caught.value.message
+    assert str(path.with_name("x.db.before-1-to-2")) in caught.value.message
     assert rows(path, "PRAGMA user_version") == [(1,)]
-    assert rows(path, "SELECT name FROM sqlite_master WHERE type = 'table'") == [("a",)]
+    assert rows(path, "SELECT name FROM sqlite_master WHERE name = 'b'") == []
     open_with(path, one, "CREATE TABLE b (n INTEGER) STRICT;")
 
 
 def test_a_database_of_a_newer_version_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     open_with(path, "CREATE TABLE a (n INTEGER) STRICT;", "CREATE TABLE b (n INTEGER) STRICT;")
-    with pytest.raises(StoreDamaged) as caught:
+    with pytest.raises(NewerFormat) as caught:
         open_with(path, "CREATE TABLE a (n INTEGER) STRICT;")
-    assert "newer version (schema 2, known 1)" in caught.value.message
-    assert "Install the newer version" in caught.value.hint
+    assert f"written by Dux OS {__version__} (schema 2)" in caught.value.message
+    assert "which knows schema 1" in caught.value.message
+    assert "there is no copy of before" in caught.value.hint
     # The refusal gave the file back.
     open_with(path, "CREATE TABLE a (n INTEGER) STRICT;", "CREATE TABLE b (n INTEGER) STRICT;")
 
