@@ -103,14 +103,14 @@ def run_test(args: argparse.Namespace, control: Control) -> int:
     """Pack, scan, run the sample, compare, and say what a call would pay."""
     from . import trial
 
-    with _expected(args.dir, args.accept), _packed(args.dir, control) as (bundle, packed, manifest):
-        findings = _scan(bundle, packed.hash, control)
-        control.note(f"{manifest.name} {manifest.version}: {packed.members} files and folders, {packed.size} bytes")
+    with _expected(args.dir, args.accept), packed(args.dir, control) as (bundle, pack, manifest):
+        findings = _scan(bundle, pack.hash, control)
+        control.note(f"{manifest.name} {manifest.version}: {pack.members} files and folders, {pack.size} bytes")
         value: dict[str, Any] = {
             "name": manifest.name,
             "version": manifest.version,
-            "bundle": packed.hash,
-            "size": packed.size,
+            "bundle": pack.hash,
+            "size": pack.size,
             "findings": findings,
             **_payout(manifest.price),
         }
@@ -131,12 +131,12 @@ def run_test(args: argparse.Namespace, control: Control) -> int:
 
 def run_publish(args: argparse.Namespace, control: Control) -> int:
     """Pack, upload, publish."""
-    with _packed(args.dir, control) as (bundle, packed, manifest):
-        control.note(f"{manifest.name} {manifest.version}: {packed.members} files and folders, {packed.size} bytes")
-        _upload(control, bundle, packed.size)
+    with packed(args.dir, control) as (bundle, pack, manifest):
+        control.note(f"{manifest.name} {manifest.version}: {pack.members} files and folders, {pack.size} bytes")
+        upload(control, bundle, pack.size)
         key = args.key or f"ctl-{secrets.token_hex(12)}"
         try:
-            reply = control.call("app.publish", {"bundle": packed.hash, "key": key})
+            reply = control.call("app.publish", {"bundle": pack.hash, "key": key})
         except ScanRefused as error:
             _show_findings(control, error.details.get("findings", []))
             raise
@@ -172,7 +172,7 @@ def run_show(args: argparse.Namespace, control: Control) -> int:
 
 
 @contextlib.contextmanager
-def _packed(folder: Path, control: Control) -> "Iterator[tuple[Path, Packed, Manifest]]":
+def packed(folder: Path, control: Control) -> "Iterator[tuple[Path, Packed, Manifest]]":
     """The app's bundle in a temporary folder, its wheels inside."""
     from duxcommon import bundle
 
@@ -311,7 +311,7 @@ def _test_text(value: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _upload(control: Control, bundle: Path, size: int) -> None:
+def upload(control: Control, bundle: Path, size: int) -> None:
     number, offset = secrets.token_hex(8), 0
     with bundle.open("rb") as file:
         while offset < size:

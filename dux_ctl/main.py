@@ -29,12 +29,14 @@ OWN = {
     "status": "show how this node is, all daemons at once",
     "why": "explain a task, payment, channel, app, node, proposal, payout key, daemon, error, or the airdrop",
     "audit": "prove that chain, channels, payments and books agree to the koinu",
+    "demo": "pay a second, temporary node for a task, and be paid by it; coins of a trial network only",
     "completion": "print what makes the shell complete dux-ctl's words: `eval` it",
 }
 OWN_EXAMPLES = {
     "status": "dux-ctl status",
     "why": "dux-ctl why image-upscale",
     "audit": "dux-ctl audit",
+    "demo": "dux-ctl demo",
     "completion": "dux-ctl completion bash",
 }
 OWN_VERBS = {"app": "apps", "task": "tasks", "airdrop": "airdrops", "param": "params", "proposal": "proposals"}
@@ -114,6 +116,10 @@ def _add_own(name: str, parser: argparse.ArgumentParser) -> None:
         from .audit import run as audit
 
         parser.set_defaults(run=audit)
+    elif name == "demo":
+        from . import demo
+
+        demo.register(parser)
     else:
         from .completion import run as completion
 

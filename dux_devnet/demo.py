@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from dux_ctl import wheels
+from dux_ctl.account import Row, difference_of, table
 from dux_taskd import verify
 from duxcommon.bundle import MANIFEST, load_manifest
-from duxcommon.coin import settlement
-from duxcommon.coin.fund import fund_script
-from duxcommon.coin.tx import parse_tx
 from duxcommon.errors import ConfigError, DuxError
-from duxcommon.money import COIN, format_flop
+from duxcommon.money import COIN
 from duxcommon.network import NetworkDefinition, load_network
 
+from .account import Reader, read_chain
 from .layout import lay_out, node_names
 from .main import Say, show_logs, start_all
 from .network import Devnet, DevnetError, wait_until
@@ -156,62 +155,25 @@ def _closed(devnet: Devnet, channel: str) -> dict[str, Any] | None:
 
 def _account(devnet: Devnet, network: NetworkDefinition, before: Money, closed: dict[str, Any]) -> int:
     """Print the table; 0 only if every koinu is where it belongs."""
-    chain = _read_chain(devnet, network, closed)
-    after = wait_until(lambda: _settled(devnet, before, chain["alice"]), 60, "alice's coins")
+    chain = read_chain(Reader(devnet.chain, {}), network, closed)
+    after = wait_until(lambda: _settled(devnet, before, chain.provider), 60, "alice's coins")
     rows = [
-        ("alice (provider)", chain["alice"], after.alice - before.alice),
-        ("community fund", chain["fund"], after.fund - before.fund),
-        ("bob (buyer)", chain["bob"], after.bob - before.bob),
-        ("fees of 2 transactions", chain["fees"], None),
+        Row("alice (provider)", chain.provider, after.alice - before.alice),
+        Row("community fund", chain.fund, after.fund - before.fund),
+        Row("bob (buyer)", chain.buyer, after.bob - before.bob),
+        Row("fees of 2 transactions", chain.fees, None),
     ]
-    print(f"\n    {'':<24}{'on the chain':>16}{'in the books':>16}   (FLOP, of no value here)")
-    for name, on_chain, booked in rows:
-        text = "" if booked is None else f"{format_flop(booked):>16}"
-        print(f"    {name:<24}{format_flop(on_chain):>16}{text}")
-    difference = sum(abs(on_chain - booked) for _, on_chain, booked in rows if booked is not None)
-    difference += abs(chain["alice"] + chain["fund"] + chain["bob"] + chain["fees"])
+    print("\n" + _indent(table(rows)))
+    difference = difference_of(rows)
     for node in (SELLER, BUYER):
         difference += abs(int(ctl_json(devnet, node, "audit")["difference"]))
-    print(f"    difference {difference} koinu\n")
+    print(_indent(f"difference {difference} koinu") + "\n")
     return 0 if difference == 0 else 1
 
 
 def _settled(devnet: Devnet, before: Money, earned: int) -> Money | None:
     now = money(devnet)
     return now if now.alice - before.alice >= earned else None
-
-
-def _read_chain(devnet: Devnet, network: NetworkDefinition, closed: dict[str, Any]) -> dict[str, int]:
-    """The parties' gains from the raw funding and closing transactions, through the one settlement rule."""
-    closing = parse_tx(devnet.chain("getrawtransaction", closed["close_txid"]))
-    prevouts, paid_by_bob, fund_fees = [], 0, 0
-    for deposit in closed["deposits"]:
-        funding = parse_tx(devnet.chain("getrawtransaction", deposit["txid"]))
-        spent = sum(_value_of(devnet, txin) for txin in funding.vin)
-        output = funding.vout[deposit["vout"]]
-        kept = sum(out.value for out in funding.vout) - output.value
-        paid_by_bob += spent - kept
-        fund_fees += spent - kept - output.value
-        height = _height_of(devnet, deposit["txid"])
-        prevouts.append(
-            settlement.Prevout(output.script_pub_key.script, output.value, height, settlement.note_in(funding))
-        )
-    rate = network.parameters.tax_bps
-    found = settlement.settle(closing, prevouts, [fund_script(network)], lambda _: rate)
-    if not isinstance(found, settlement.Settlement):
-        raise DevnetError(f"the closing transaction is not settled work: {found.reason.name}")
-    fees = fund_fees + found.fee
-    return {"alice": found.payout, "fund": found.tax, "bob": found.change - paid_by_bob, "fees": fees}
-
-
-def _value_of(devnet: Devnet, txin: Any) -> int:
-    source = parse_tx(devnet.chain("getrawtransaction", txin.prev_out.tx_id.hex()))
-    return int(source.vout[txin.prev_out.vout].value)
-
-
-def _height_of(devnet: Devnet, txid: str) -> int:
-    verbose = devnet.chain("getrawtransaction", txid, True)
-    return int(devnet.chain("getblockheader", verbose["blockhash"])["height"])
 
 
 def _indent(text: str) -> str:

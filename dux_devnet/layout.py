@@ -224,12 +224,7 @@ def _fill(
     members: dict[str, tuple[Member, Member]] = {}
     identities: dict[str, Identity] = {}
     for node in nodes:
-        for part in ("etc", "run", "log", "blobs", *(f"lib/{daemon}" for daemon in DAEMONS)):
-            (folder / node / part).mkdir(parents=True, mode=0o700)
-        identity = Identity.load_or_create(folder / node / "lib" / "registryd" / "node.key")
-        passphrase = secrets.token_urlsafe(24)
-        write_atomic(folder / node / "etc" / "wallet.pass", passphrase.encode() + b"\n", mode=0o600)
-        keys = Keystore.create(folder / node / "lib" / "flopd" / "keystore.json", passphrase, log_n=SCRYPT_LOG_N)
+        identity, keys = make_node(folder, node)
         identities[node] = identity
         members[node] = (
             Member(node=identity.node_id, pubkey=keys.key(GUARDIAN_PATH).pubkey.hex()),
@@ -257,11 +252,28 @@ def _fill(
         folder, nodes, {n: i.node_id for n, i in identities.items()}, chain, free_port(), guardians, overrides
     )
     for node in nodes:
-        for daemon in DAEMONS:
-            settings = _settings(layout, node, daemon, dht_ports[node])
-            _write_yaml(folder / node / "etc" / f"{daemon}.yaml", settings)
+        configure(layout, node, dht_ports[node])
     layout.save()
     return layout
+
+
+def make_node(folder: Path, node: str) -> tuple[Identity, Keystore]:
+    """The folders of one node, its key and its wallet."""
+    home = folder / node
+    for part in ("etc", "run", "log", "blobs", *(f"lib/{daemon}" for daemon in DAEMONS)):
+        (home / part).mkdir(parents=True, mode=0o700)
+    identity = Identity.load_or_create(home / "lib" / "registryd" / "node.key")
+    passphrase = secrets.token_urlsafe(24)
+    write_atomic(home / "etc" / "wallet.pass", passphrase.encode() + b"\n", mode=0o600)
+    keys = Keystore.create(home / "lib" / "flopd" / "keystore.json", passphrase, log_n=SCRYPT_LOG_N)
+    return identity, keys
+
+
+def configure(layout: Layout, node: str, directory_port: int) -> None:
+    """Write the configuration of a node's daemons."""
+    for daemon in DAEMONS:
+        settings = _settings(layout, node, daemon, directory_port)
+        _write_yaml(layout.folder / node / "etc" / f"{daemon}.yaml", settings)
 
 
 def roles(layout: Layout, node: str) -> list[str]:

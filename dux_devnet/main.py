@@ -12,6 +12,7 @@ from typing import NoReturn
 from duxcommon.errors import ConfigError, DaemonDown, DuxError, InvalidParams, NotFound
 from duxcommon.money import format_flop, parse_flop
 
+from .faults import tails
 from .layout import LAYOUT, QUICK, QUICK_SETTINGS, Layout, command_line, default_folder, lay_out, node_names
 from .network import Devnet, wait_until
 
@@ -130,14 +131,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def show_logs(folder: Path) -> None:
     """The last lines of what went wrong, before the folder is removed."""
-    for log in sorted(folder.glob("*/log/*.err")) + sorted(folder.glob("chain/*.err")):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if '"info"' not in line][-5:]
-        if lines:
-            print(f"--- {log.relative_to(folder)}", *lines, sep="\n", file=sys.stderr)
-    if (folder / "supervisor.log").exists():
-        text = (folder / "supervisor.log").read_text(errors="replace").strip()
-        if text:
-            print("--- supervisor", text[-2000:], sep="\n", file=sys.stderr)
+    for line in tails(folder):
+        print(line, file=sys.stderr)
 
 
 def start_all(devnet: Devnet, say: Callable[[str], None]) -> None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ class Refused(Exception):
 class Supervisor:
     """Runs the daemons of one layout."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, *, stop_s: float = STOP_S) -> None:
         self.layout = layout
+        self._stop_s = stop_s
         self.forks = ForkServer(layout.folder)
         self._ending = False
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
@@ -43,14 +45,17 @@ class Supervisor:
         self._listener.setblocking(False)
         self.forks.selector.register(self._listener, selectors.EVENT_READ, self._accept)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
+            signal.signal(number, self.end)
 
-    def _end(self, *_: object) -> None:
+    def end(self, *_: object) -> None:
+        """Let `run` stop all daemons and return."""
         self._ending = True
 
-    def run(self) -> int:
-        """Serve commands until the end; the exit status."""
+    def run(self, begin: Callable[[], None] | None = None) -> int:
+        """Serve commands until the end, after `begin` if there is something to begin with; the exit status."""
         try:
+            if begin is not None:
+                begin()
             while not self._ending:
                 self.forks.poll(3600.0)
         finally:
@@ -63,7 +68,7 @@ class Supervisor:
 
     def _stop_all(self) -> None:
         for daemons in STOP_ORDER:
-            self.forks.stop([n for n, p in self.forks.processes.items() if p.daemon in daemons], STOP_S)
+            self.forks.stop([n for n, p in self.forks.processes.items() if p.daemon in daemons], self._stop_s)
 
     # --- commands ---------------------------------------------------------------------------------------------
 
@@ -91,9 +96,9 @@ class Supervisor:
     def _command(self, request: dict[str, Any]) -> dict[str, Any]:
         op = request["op"]
         if op == "start":
-            return self._start(request["names"], request.get("failpoint", ""))
+            return self.start(request["names"], request.get("failpoint", ""))
         if op == "stop":
-            self.forks.stop(request["names"], STOP_S)
+            self.forks.stop(request["names"], self._stop_s)
             return self._status()
         if op == "kill":
             return self._kill(request["name"], int(request.get("signal", signal.SIGKILL)))
@@ -106,7 +111,8 @@ class Supervisor:
             return {"pid": os.getpid()}
         raise Refused(f"unknown command {op!r}")
 
-    def _start(self, names: list[str], failpoint: str) -> dict[str, Any]:
+    def start(self, names: list[str], failpoint: str = "", seconds: float = READY_S) -> dict[str, Any]:
+        """Start processes and wait until all are ready; the status. Raises Refused."""
         chosen = []
         for name in names:
             node, _, daemon = name.rpartition("/")
@@ -115,7 +121,7 @@ class Supervisor:
             if process is not None and process.alive:
                 raise Refused(f"{name} runs already")
             chosen.append(self.forks.start(name, daemon, argv, log, failpoint))
-        deadline = time.monotonic() + READY_S
+        deadline = time.monotonic() + seconds
         while not all(p.ready for p in chosen):
             dead = next((p for p in chosen if not p.alive), None)
             if dead is not None:
