@@ -19,6 +19,7 @@ WIDTH = 118
 ACTIVE: dict[str, dict[str, Any]] = {
     "flopd": {"core": {"cookie": "/var/lib/flopcoin/.cookie"}},
     "registryd": {"blobs_dir": "/var/lib/duxnet/blobs"},
+    "devchain": {"datadir": "/var/lib/duxnet/devchain"},
 }
 """What a machine needs beside the folders of each daemon."""
 
@@ -29,6 +30,9 @@ HEADER = """\
 # Lines that begin with "#key" show what holds without them. Files in {name}.d/*.yaml are read after this one and
 # replace single keys, section by section; put your own settings there, and updates of this file never ask you.
 # Amounts are koinu: 1 FLOP is 100000000.
+"""
+
+NETWORK = """\
 #
 # The network definition (`network`, /etc/duxnet/network.yaml) is not part of the package: which network a machine joins
 # is its owner's choice. Get the file from somebody you trust on that network. It is signed by the network's guardians,
@@ -118,8 +122,9 @@ def _off(line: str) -> str:
     return f"#{line.replace('#', '', 1) if text.startswith('#') else line}"
 
 
-def config(name: str, model: type[Settings]) -> str:
+def config(name: str, model: type[BaseModel]) -> str:
     """The file of one daemon."""
     folders = {"state_dir": f"/var/lib/duxnet/{name}", "log_dir": f"/var/log/duxnet/{name}"}
     lines = section(model, {**folders, **ACTIVE.get(name, {})}, None)
-    return HEADER.format(name=name) + "\n".join(lines) + "\n"
+    about_network = NETWORK if issubclass(model, Settings) else ""
+    return HEADER.format(name=name) + about_network + "\n".join(lines) + "\n"

@@ -13,12 +13,15 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pydantic import BaseModel  # noqa: E402
+
 from build_script import pages  # noqa: E402
 from build_script.configs import config  # noqa: E402
-from build_script.man import man_page  # noqa: E402
+from build_script.man import man_page, other_pages  # noqa: E402
 from dux_airdropd import airdrop_methods  # noqa: E402
 from dux_airdropd import methods as airdropd  # noqa: E402
 from dux_ctl import exits  # noqa: E402
+from dux_devnet.chain.settings import DevchainSettings  # noqa: E402
 from dux_escrowd import methods as escrowd  # noqa: E402
 from dux_escrowd.settings import EscrowSettings  # noqa: E402
 from dux_flopd import fact_methods as facts  # noqa: E402
@@ -47,6 +50,9 @@ SETTINGS: dict[str, type[Settings]] = {
     "registryd": RegistrydSettings,
     "airdropd": Settings,
 }
+
+CONFIGURED: dict[str, type[BaseModel]] = {**SETTINGS, "devchain": DevchainSettings}
+"""What has a file in etc-duxnet/: the daemons and the trial chain."""
 
 MODULES = {
     "flopd": [flopd, facts],
@@ -125,12 +131,13 @@ def outputs() -> dict[Path, str]:
     """Path → the content it should have."""
     found = catalogue()
     return {
-        **{ROOT / "etc-duxnet" / f"{name}.yaml": config(name, model) for name, model in SETTINGS.items()},
+        **{ROOT / "etc-duxnet" / f"{name}.yaml": config(name, model) for name, model in CONFIGURED.items()},
         ROOT / "dux_ctl" / "methods.json": json.dumps(found, indent=1, sort_keys=False) + "\n",
         ROOT / "docs" / "dux-ctl.1": man_page(found),
+        **{ROOT / "docs" / name: page for name, page in other_pages().items()},
         ROOT / "docs" / "reference.md": reference(found),
         ROOT / "docs" / "states.md": pages.states(),
-        ROOT / "docs" / "settings.md": pages.settings(SETTINGS),
+        ROOT / "docs" / "settings.md": pages.settings(CONFIGURED),
     }
 
 

@@ -134,7 +134,7 @@ def _rows(model: type[BaseModel], default: Any, prefix: str, leave: frozenset[st
     return rows
 
 
-def settings(models: Mapping[str, type[Settings]]) -> str:
+def settings(models: Mapping[str, type[BaseModel]]) -> str:
     """The page docs/settings.md."""
     head = ["", "| key | default | meaning |", "|---|---|---|"]
     lines = [
@@ -151,6 +151,7 @@ def settings(models: Mapping[str, type[Settings]]) -> str:
             for key in common & own
             if model.model_fields[key].get_default() != Settings.model_fields[key].get_default()
         )
-        rows = _rows(model, None, "", common - changed)
+        # The trial chain is no daemon of a node: it has few of the keys that all of those have.
+        rows = _rows(model, None, "", common - changed if issubclass(model, Settings) else frozenset())
         lines += ["", f"## dux-{name}", *(head + rows if rows else ["", "No keys of its own."])]
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from . import errors
 from .errors import RpcError
 from .faults import Faults
 from .node import Node
+from .users import Guest
 
 Dialect = Literal["flopcoin", "modern"]
 DIALECTS: tuple[Dialect, ...] = get_args(Dialect)
@@ -61,6 +62,8 @@ class Call:
     dialect: Dialect
     wallet_name: str | None
     """From the path /wallet/<name>; None on the plain path."""
+    guest: Guest | None = None
+    """Who calls; None is the chain's owner, who may do everything."""
 
     @property
     def modern(self) -> bool:

@@ -7,6 +7,7 @@ from .errors import RpcError
 from .faults import MODES
 from .registry import Call, command
 from .rpc_chain import output_script
+from .users import Refused
 from .validate import Reject
 
 
@@ -19,10 +20,18 @@ def faucet_give(call: Call, address: str, amount: Any) -> str:
     koinu = jsonio.amount(amount)
     if koinu > faucet.MAX_GIFT:
         raise RpcError(errors.TYPE, f"Amount out of range: the faucet gives {jsonio.Amount(faucet.MAX_GIFT).coins()}")
+    script = output_script(address)
     try:
-        return faucet.give(call.node, output_script(address), koinu).hex()
+        if call.guest is not None:
+            call.guest.check_gift(koinu)
+        txid = faucet.give(call.node, script, koinu).hex()
     except (Reject, spending.CannotFund) as error:
         raise RpcError(errors.WALLET, str(error)) from None
+    except Refused as error:
+        raise RpcError(errors.TOO_MUCH, str(error)) from None
+    if call.guest is not None:
+        call.guest.gave(koinu)
+    return txid
 
 
 @command("devchain.fault", "Devchain")

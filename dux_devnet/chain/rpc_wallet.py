@@ -12,6 +12,7 @@ from .jsonio import Amount
 from .registry import Call, command
 from .rpc_chain import output_script
 from .rpc_tx import outpoint_of
+from .users import Refused
 from .wallets import SPENDABLE, WATCHED, Owned
 
 
@@ -198,6 +199,8 @@ def listlockunspent(call: Call) -> list[dict[str, Any]]:
 def importaddress(call: Call, address: str, label: str = "", rescan: bool = True, p2sh: bool = False) -> None:
     """Watch an address, or a script given in hex (p2sh: also the P2SH of that script)."""
     wallets, wallet = call.node.wallets, call.wallet
+    if rescan:
+        _count_rescan(call)
     scripts = []
     try:
         scripts.append(coin_script.script_of(address, rules.PARAMS))
@@ -227,10 +230,20 @@ def importprivkey(call: Call, privkey: str, label: str = "", rescan: bool = True
         secret = coin_script.secret_of(privkey, rules.PARAMS)
     except DuxError:
         raise RpcError(errors.INVALID_ADDRESS_OR_KEY, "Invalid private key encoding") from None
+    if rescan:
+        _count_rescan(call)
     script = coin_script.p2pkh_script(coin_script.pubkey_of(secret))
     call.node.wallets.add_script(call.wallet, Owned(script, secret, label, int(time.time())))
     if rescan:
         call.node.rescan([script])
+
+
+def _count_rescan(call: Call) -> None:
+    if call.guest is not None:
+        try:
+            call.guest.rescan()
+        except Refused as error:
+            raise RpcError(errors.TOO_MUCH, str(error)) from None
 
 
 @command("validateaddress", "Util", dialects=("flopcoin",))

@@ -1,4 +1,7 @@
-"""JSON-RPC over HTTP as Core serves it: basic auth from a cookie file, 1.0 replies, batches, /wallet/<name>."""
+"""JSON-RPC over HTTP as Core serves it: basic auth, 1.0 replies, batches, /wallet/<name>.
+
+Whoever can read the cookie may do everything, on this machine. Users may do what `users` says, also by TLS.
+"""
 
 import asyncio
 import base64
@@ -9,6 +12,8 @@ import inspect
 import logging
 import os
 import secrets
+import ssl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -19,8 +24,11 @@ from aiohttp.http import HttpProcessingError
 from . import errors, jsonio, rpc_chain, rpc_devchain, rpc_history, rpc_tx, rpc_wallet
 from .errors import RpcError
 from .faults import Faults, Mode
+from .listener import MAX_BATCH, SILENCE_S, Connection, Listener
+from .listener import MAX_REQUEST as MAX_GUEST_REQUEST
 from .node import Node
 from .registry import COMMANDS, Call, Dialect, bind, lookup
+from .users import Guest, Users
 
 log = logging.getLogger("devchain")
 
@@ -52,18 +60,24 @@ class _BadHttp(logging.Filter):
         return False
 
 
+class _Forbidden(Exception):
+    """A user may not make this call; told by HTTP's 403, as a Core with `rpcwhitelist` does."""
+
+
 class Server:
     """The HTTP side of one node."""
 
-    def __init__(self, node: Node, dialect: Dialect, cookie: Path) -> None:
+    def __init__(self, node: Node, dialect: Dialect, cookie: Path, users: Users | None = None) -> None:
         self.node = node
         self.dialect = dialect
         self.faults = Faults()
         self.cookie = cookie
+        self.users = users or Users({})
         self.mempool_grew = asyncio.Event()
         self._secret = f"__cookie__:{secrets.token_hex(32)}"
         self._closing = asyncio.Event()
         self._runner: web.AppRunner | None = None
+        self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> int:
         """Listen and write the cookie; the port."""
@@ -79,9 +93,30 @@ class Server:
         addresses: list[Any] = self._runner.addresses
         return int(addresses[0][1])
 
+    def open_tls(self, host: str, port: int, context: ssl.SSLContext) -> int:
+        """Serve users on other machines; the port. Raises OSError. `start` comes first."""
+        assert self._runner is not None
+        assert self._runner.server is not None
+        listener = Listener(self._runner.server, context)
+        opened = listener.open(host, port)
+        self._listener = listener
+        return opened
+
+    def renew_tls(self, context: ssl.SSLContext) -> None:
+        """Show another certificate from now on."""
+        if self._listener is not None:
+            self._listener.renew(context)
+
+    async def close_tls(self) -> None:
+        """Serve this machine alone from now on."""
+        if self._listener is not None:
+            await self._listener.close()
+            self._listener = None
+
     async def close(self) -> None:
         self.node.stopping = True
         self._closing.set()
+        await self.close_tls()
         if self._runner is not None:
             await self._runner.cleanup()
         with contextlib.suppress(FileNotFoundError):
@@ -90,41 +125,62 @@ class Server:
     # --- one HTTP request
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        remote = self._listener.connection(request.transport) if self._listener is not None else None
+        with _in_use(remote):
+            return await self._answer(request, remote)
+
+    async def _answer(self, request: web.Request, remote: Connection | None) -> web.StreamResponse:
         if request.method != "POST":
             return web.Response(status=405, text="JSONRPC server handles only POST requests")
-        if not self._authorized(request.headers.get("Authorization", "")):
+        credentials = _credentials(request.headers.get("Authorization", ""))
+        # The cookie opens everything: it stays on this machine.
+        owner = remote is None and hmac.compare_digest(credentials, self._secret.encode())
+        guest = None if owner else self.users.login(credentials)
+        if not owner and guest is None:
             return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="jsonrpc"'})
         name = request.match_info.get("name")
         wallet = None if name is None else unquote(name)
+        if guest is not None and not guest.may_use(wallet):
+            return web.Response(status=403, text="name a wallet: /wallet/ and 32 hex digits of your own choice")
+        if guest is not None and (request.content_length or MAX_GUEST_REQUEST + 1) > MAX_GUEST_REQUEST:
+            return web.Response(status=413, text=f"at most {MAX_GUEST_REQUEST} bytes, of a length told beforehand")
         try:
-            text = await request.read()
-        except (ConnectionError, web.RequestPayloadError) as broken:
-            log.info("a request broke off: %s", broken)
+            async with asyncio.timeout(SILENCE_S if guest is not None else None):
+                text = await request.read()
+        except (ConnectionError, TimeoutError, web.RequestPayloadError) as broken:
+            log.info("a request broke off: %s", broken or "it took too long")
+            if request.transport is not None and isinstance(broken, TimeoutError):
+                request.transport.abort()
             return web.Response(status=400)
         try:
             body = jsonio.loads(text)
         except ValueError:
             return _reply(None, RpcError(errors.PARSE, "Parse error"), None)
+        if guest is not None and isinstance(body, list) and len(body) > MAX_BATCH:
+            return web.Response(status=413, text=f"at most {MAX_BATCH} calls in a batch")
+        if remote is not None and self._listener is not None:
+            await self._listener.throttle(remote.address, len(body) if isinstance(body, list) else 1)
+        try:
+            return await self._carry_out(request, body, wallet, guest)
+        except _Forbidden as error:
+            return web.Response(status=403, text=str(error))
+
+    async def _carry_out(
+        self, request: web.Request, body: Any, wallet: str | None, guest: Guest | None
+    ) -> web.StreamResponse:
         if isinstance(body, list):
-            parts = [await self._one(item, wallet) for item in body]
+            parts = []
+            for item in body:
+                parts.append(await self._one(item, wallet, guest))
+                await asyncio.sleep(0)  # a long batch lets others in between
             if any(mode != "none" for *_, mode in parts):
                 return await self._misbehave(request, next(mode for *_, mode in parts if mode != "none"))
             texts = [_text(result, error, request_id) for result, error, request_id, _ in parts]
             return _json(200, "[" + ",".join(texts) + "]\n")
-        result, error, request_id, mode = await self._one(body, wallet)
+        result, error, request_id, mode = await self._one(body, wallet, guest)
         if mode != "none":
             return await self._misbehave(request, mode)
         return _reply(result, error, request_id)
-
-    def _authorized(self, header: str) -> bool:
-        kind, _, credentials = header.partition(" ")
-        if kind != "Basic":
-            return False
-        try:
-            given = base64.b64decode(credentials.strip(), validate=True)
-        except (binascii.Error, ValueError):
-            return False
-        return hmac.compare_digest(given, self._secret.encode())
 
     async def _misbehave(self, request: web.Request, mode: Mode) -> web.StreamResponse:
         if mode == "refuse":
@@ -135,7 +191,7 @@ class Server:
             request.transport.close()
         return web.Response()
 
-    async def _one(self, body: Any, wallet: str | None) -> tuple[Any, RpcError | None, Any, Mode]:
+    async def _one(self, body: Any, wallet: str | None, guest: Guest | None) -> tuple[Any, RpcError | None, Any, Mode]:
         """(result, error, id, fault) of one call."""
         request_id = body.get("id") if isinstance(body, dict) else None
         mode: Mode = "none"
@@ -144,17 +200,21 @@ class Server:
             mode = self.faults.hit(method)
             if mode in ("refuse", "hang"):
                 return None, None, request_id, mode
-            return await self._call(method, params, wallet), None, request_id, mode
+            return await self._call(method, params, wallet, guest), None, request_id, mode
         except RpcError as error:
             return None, error, request_id, mode
+        except _Forbidden:
+            raise
         except Exception:
             log.exception("a call failed inside the chain")
             return None, RpcError(errors.MISC, "internal error, see the chain's log"), request_id, mode
 
-    async def _call(self, method: str, params: Any, wallet: str | None) -> Any:
+    async def _call(self, method: str, params: Any, wallet: str | None, guest: Guest | None) -> Any:
         called = lookup(self.dialect, method)
+        if guest is not None and not guest.may_call(method):
+            raise _Forbidden(f"users may not call {method}")
         arguments = bind(called, params)
-        call = Call(self.node, self.faults, self.dialect, wallet)
+        call = Call(self.node, self.faults, self.dialect, wallet, guest)
         waiting = len(self.node.mempool)
         try:
             if inspect.iscoroutinefunction(called.handler):
@@ -164,6 +224,27 @@ class Server:
         finally:
             if len(self.node.mempool) > waiting:
                 self.mempool_grew.set()
+
+
+def _credentials(header: str) -> bytes:
+    """What stands in a header of basic auth; empty for anything else."""
+    kind, _, credentials = header.partition(" ")
+    try:
+        return base64.b64decode(credentials.strip(), validate=True) if kind == "Basic" else b""
+    except (binascii.Error, ValueError):
+        return b""
+
+
+@contextlib.contextmanager
+def _in_use(connection: Connection | None) -> Iterator[None]:
+    """While a request of a connection is carried out."""
+    if connection is not None:
+        connection.busy()
+    try:
+        yield
+    finally:
+        if connection is not None:
+            connection.idle()
 
 
 def _parse(body: Any) -> tuple[str, Any]:

@@ -1,6 +1,7 @@
 """Every wallet's books in the chain's database: scripts, transactions, coins, conflicts. One process, many wallets."""
 
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from .validate import outpoint, parse_tx
 
 MINER = "devchain-miner"
 """The chain's own wallet, out of which the faucet pays; no node's."""
+WALLET_NAME = re.compile(r"[0-9a-f]{32}")
+"""The names that users of the chain give to their wallets: whoever knows one may use it."""
 WATCHED = 1
 SPENDABLE = 2
 

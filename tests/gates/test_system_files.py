@@ -343,7 +343,9 @@ def text_of(name: str) -> str:
 
 
 def test_there_is_a_configuration_for_each_daemon_and_no_network_definition() -> None:
-    assert {path.name for path in (ROOT / "etc-duxnet").iterdir()} == {f"{name}.yaml" for name in DAEMONS}
+    assert {path.name for path in (ROOT / "etc-duxnet").iterdir()} == {
+        f"{name}.yaml" for name in (*DAEMONS, "devchain")
+    }
     assert set(generate().SETTINGS) == set(DAEMONS)
     assert all("network definition" in text_of(name) for name in DAEMONS)
 

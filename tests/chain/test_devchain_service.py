@@ -1,0 +1,288 @@
+"""dux-devchain as a service: users and what they may do, the faucet's limits, TLS, reload, when blocks are made."""
+
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from devchain_kit import NOBODY, Refused
+from devchain_service_kit import PASSWORD, WALLET, ChainService
+from flopd_kit import until
+
+from dux_devnet.chain.registry import COMMANDS
+from dux_devnet.chain.users import ALLOWED
+from dux_flopd import core as flopd_core
+from duxcommon.coin.params import DEVNET
+
+MODERN_ONLY = {"createwallet", "getaddressinfo", "loadwallet", "signrawtransactionwithwallet"}
+READ_BY_THE_DEMO = {"getblockheader", "getrawtransaction"}
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChainService]:
+    with ChainService(tmp_path_factory.mktemp("c"), tls=True, users=("node", "guest"), busy_block_s=600) as running:
+        running.start()
+        yield running
+
+
+def check(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dux_devnet.chain", *options, "--config", str(folder / "devchain.yaml")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# --- who may what
+
+
+def test_users_may_call_what_flopd_calls_and_the_faucet_and_nothing_else(chain: ChainService) -> None:
+    assert (set(flopd_core.CALLS) - MODERN_ONLY) | READ_BY_THE_DEMO | {"faucet"} == ALLOWED
+    for method in sorted(set(COMMANDS["flopcoin"]) - ALLOWED):
+        assert chain.http({"method": method, "params": []})[0] == 403, method
+        assert chain.http({"method": method, "params": []}, tls=True)[0] == 403, method
+        assert chain.http([{"method": "getblockhash", "params": [0]}, {"method": method}])[0] == 403, method
+    for method in MODERN_ONLY:
+        with pytest.raises(Refused) as refused:
+            chain.ask(method)
+        assert refused.value.code == -32601
+    assert chain.ask("getblockhash", 0) == DEVNET.genesis
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/wallet/", "/wallet/devchain-miner", f"/wallet/{'AB' * 16}", f"/wallet/{WALLET}0"]
+)
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_user_must_name_a_wallet_that_nobody_can_guess(chain: ChainService, path: str, tls: bool) -> None:
+    status, body = chain.http({"method": "listunspent"}, path=path, tls=tls)
+    assert (status, b"32 hex digits" in body) == (403, True)
+
+
+def test_a_wallet_shows_nothing_of_another(chain: ChainService) -> None:
+    mine, yours = (f"/wallet/{name * 16}" for name in ("01", "02"))
+    address = chain.ask("getnewaddress", "a", path=mine)
+    txid = chain.ask("faucet", address, "5", path=mine)
+    assert [coin["txid"] for coin in chain.ask("listunspent", 0, path=mine)] == [txid]
+    assert chain.ask("listunspent", 0, path=yours) == []
+    assert chain.ask("validateaddress", address, path=yours)["ismine"] is False
+    with pytest.raises(Refused):
+        chain.ask("gettransaction", txid, path=yours)
+
+
+@pytest.mark.parametrize(
+    "login",
+    [f"node:{PASSWORD}x", "node:", f"nobody:{PASSWORD}", f":{PASSWORD}", "node", f"node\x00:{PASSWORD}", "\xff\xfe:x"],
+)
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_wrong_login_gets_nothing(chain: ChainService, login: str, tls: bool) -> None:
+    assert chain.http({"method": "getblockhash", "params": [0]}, login=login, tls=tls) == (401, b"")
+
+
+def test_the_cookie_opens_everything_and_only_on_this_machine(chain: ChainService) -> None:
+    cookie = chain.cookie.read_text()
+    assert chain.http({"method": "help"}, login=cookie, path="/")[0] == 200
+    assert chain.http({"method": "help"}, login=cookie, path="/", tls=True)[0] == 401
+
+
+# --- the faucet
+
+
+def test_the_faucet_gives_users_so_much_at_a_time_and_so_much_an_hour(tmp_path: Path) -> None:
+    folder = tmp_path
+    with ChainService(
+        folder, users=("node", "guest"), faucet_per_call=10 * 10**8, faucet_per_hour=25 * 10**8, busy_block_s=600
+    ) as chain:
+        chain.start()
+        with pytest.raises(Refused, match=r"at most 10\.00 FLOP at a time") as refused:
+            chain.ask("faucet", NOBODY, "10.00000001")
+        assert refused.value.code == -100
+        for _ in range(2):
+            chain.ask("faucet", NOBODY, "10")
+        with pytest.raises(Refused, match=r"at most 25\.00 FLOP an hour"):
+            chain.ask("faucet", NOBODY, "5.1")
+        chain.ask("faucet", NOBODY, 5)
+        chain.ask("faucet", NOBODY, "10", user="guest")
+        # A reload is no way around it.
+        chain.signal(signal.SIGHUP)
+        until(lambda: chain.said("configuration reloaded"), "reload")
+        with pytest.raises(Refused, match="an hour"):
+            chain.ask("faucet", NOBODY, "1")
+        assert chain.owner("faucet", NOBODY, 1000)
+
+
+def test_searching_the_whole_chain_is_rationed(chain: ChainService) -> None:
+    for _ in range(20):
+        chain.ask("importaddress", NOBODY, "", True, user="guest")
+    with pytest.raises(Refused, match="20 times an hour"):
+        chain.ask("importaddress", NOBODY, "", True, user="guest")
+    chain.ask("importaddress", NOBODY, "", False, user="guest")
+
+
+# --- TLS
+
+
+def test_other_machines_are_served_by_tls_1_3_alone_with_a_certificate_that_names_the_address(
+    chain: ChainService,
+) -> None:
+    assert chain.ask("getblockhash", 0, tls=True) == DEVNET.genesis
+    with socket.create_connection(("127.0.0.1", chain.tls_port), 10) as raw:
+        tls = chain.context().wrap_socket(raw, server_hostname="127.0.0.1")
+        assert tls.version() == "TLSv1.3"
+    old = chain.context()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    for context, name in (
+        (old, "127.0.0.1"),
+        (chain.context(), "192.168.7.7"),
+        (ssl.create_default_context(), "127.0.0.1"),
+    ):
+        with socket.create_connection(("127.0.0.1", chain.tls_port), 10) as raw, pytest.raises(ssl.SSLError):
+            context.wrap_socket(raw, server_hostname=name)
+
+
+# --- configuration
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"prot": 1}, "unknown key 'prot'"),
+        ({"port": "32553"}, "port"),
+        ({"listen": "127.0.0.1:1"}, "needs `certificate`"),
+        ({"listen": "127.0.0.1"}, "listen"),
+        ({"busy_block_s": 5, "idle_block_s": 1}, "longer than"),
+        ({"users": "/nowhere/users"}, "can't read the chain's users"),
+        ({"listen": "127.0.0.1:1", "certificate": "/nowhere/c", "key": "/nowhere/k"}, "can't use /nowhere/c"),
+        ({"faucet_per_call": 10**9, "faucet_per_hour": 10**8}, "is more than"),
+    ],
+    ids=str,
+)
+def test_a_bad_configuration_is_refused_with_its_fault(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with ChainService(tmp_path) as made:
+        made.reconfigure(**settings)
+        for options in (["--check"], []):
+            done = check(tmp_path, *options)
+            assert (done.returncode, said in done.stderr) == (78, True), done.stderr
+
+
+@pytest.mark.parametrize("text", ["node", "node:zz$zz", "a b:00$00", "node:password"])
+def test_a_bad_line_of_users_is_refused_by_its_number_and_not_shown(tmp_path: Path, text: str) -> None:
+    with ChainService(tmp_path) as made:
+        made.users.write_text(made.users.read_text() + text + "\n")
+        done = check(tmp_path, "--check")
+    assert done.returncode == 78
+    assert "line 4: expected user:salt$hmac" in done.stderr
+    assert text not in done.stderr
+
+
+def test_a_user_twice_is_refused_and_a_good_configuration_is_good(tmp_path: Path) -> None:
+    with ChainService(tmp_path, tls=True) as made:
+        assert (check(tmp_path, "--check").stdout, check(tmp_path, "--check").returncode) == (
+            f"{made.config}: good\n",
+            0,
+        )
+        made.write_users("node", "node")
+        assert "user 'node' stands twice" in check(tmp_path, "--check").stderr
+
+
+def test_the_options_of_the_devnet_do_not_mix_with_a_configuration(tmp_path: Path) -> None:
+    with ChainService(tmp_path):
+        assert check(tmp_path, "--port", "5").returncode == 2
+        assert check(tmp_path, "--datadir", "/tmp/x").returncode == 2
+
+
+def test_sighup_takes_users_and_listen_and_keeps_the_old_where_the_new_is_bad(tmp_path: Path) -> None:
+    with ChainService(tmp_path) as chain:
+        chain.start()
+        chain.write_users("other")
+        chain.reconfigure(**chain.door(tmp_path))
+        chain.signal(signal.SIGHUP)
+        until(lambda: chain.said("configuration reloaded"), "reload")
+        assert chain.http({"method": "getblockhash", "params": [0]})[0] == 401
+        assert chain.ask("getblockhash", 0, user="other", tls=True) == DEVNET.genesis
+        # The same address with a new certificate: no connection is refused in between.
+        chain.reconfigure(**chain.door(tmp_path, "127.0.0.1", "home.lan"))
+        chain.signal(signal.SIGHUP)
+        until(lambda: len([1 for line in chain.lines() if "configuration reloaded" in line["message"]]) == 2, "reload")
+        assert chain.ask("getblockhash", 0, user="other", tls=True) == DEVNET.genesis
+        port = chain.tls_port
+        chain.users.write_text("nonsense\n")
+        chain.signal(signal.SIGHUP)
+        until(lambda: chain.said("the configuration stays as it was"), "refusal")
+        assert chain.ask("getblockhash", 0, user="other", tls=True) == DEVNET.genesis
+        chain.write_users("other")
+        chain.reconfigure(port=1)
+        chain.signal(signal.SIGHUP)
+        until(lambda: chain.said("port can't change"), "refusal")
+        chain.reconfigure(port=0, listen=None)
+        chain.signal(signal.SIGHUP)
+        until(lambda: chain.said("listen None"), "reload")
+        with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 5):
+            pass
+        assert chain.ask("getblockhash", 0, user="other") == DEVNET.genesis
+
+
+def test_a_port_in_use_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+    with socket.socket() as taken, ChainService(tmp_path, tls=True) as chain:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        chain.reconfigure(listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        done = check(tmp_path)
+        assert done.returncode == 78
+        assert "can't listen on 127.0.0.1" in done.stderr
+
+
+def test_systemd_hears_of_the_start_of_every_sign_of_life_and_of_the_end(tmp_path: Path) -> None:
+    with ChainService(tmp_path) as chain:
+        chain._env["WATCHDOG_USEC"] = "200000"
+        chain.start()
+        for _ in range(3):
+            chain.wait_message("WATCHDOG=1", 10)
+        chain.signal(signal.SIGTERM)
+        chain.wait_message("STOPPING=1", 10)
+        assert chain.process is not None
+        assert chain.process.wait(10) == 0
+
+
+# --- blocks
+
+
+def test_a_waiting_transaction_gets_a_block_at_once_and_more_follow_while_somebody_works(tmp_path: Path) -> None:
+    with ChainService(tmp_path, busy_block_s=0.3, idle_block_s=3600) as chain:
+        chain.start()
+        for _ in range(7):
+            chain.owner("generatetoaddress", 1, NOBODY)
+        time.sleep(0.6)
+        height = chain.owner("getblockcount")
+        time.sleep(0.6)
+        assert chain.owner("getblockcount") == height, "a block was made while nobody did anything"
+        chain.ask("faucet", chain.ask("getnewaddress", ""), "1")
+        begun = time.monotonic()
+        until(lambda: chain.ask("listunspent", 1), "confirmation", 10)
+        assert time.monotonic() - begun < 3
+        confirmed = chain.owner("getblockcount")
+        until(lambda: chain.owner("getblockcount") > confirmed + 2, "blocks on top", 10)
+
+
+def test_without_transactions_blocks_come_at_the_idle_pace(tmp_path: Path) -> None:
+    with ChainService(tmp_path, busy_block_s=0.1, idle_block_s=0.4) as chain:
+        chain.start()
+        first, begun = chain.owner("getblockcount"), time.monotonic()
+        until(lambda: chain.owner("getblockcount") >= first + 3, "three blocks", 20)
+        assert time.monotonic() - begun > 0.8
+
+
+def test_yaml_of_the_package_is_what_holds_without_it() -> None:
+    folder = Path(__file__).resolve().parent.parent.parent / "etc-duxnet"
+    assert yaml.safe_load((folder / "devchain.yaml").read_text()) == {
+        "datadir": "/var/lib/duxnet/devchain",
+        "log_dir": "/var/log/duxnet/devchain",
+    }
