@@ -1,15 +1,19 @@
-"""`python3 -m dux_flopd keystore …`: making a keystore and showing its words, at a terminal and nowhere else."""
+"""`dux-flopd keystore …`: making a keystore and showing its words at a terminal; making it unattended at first boot."""
 
 import argparse
 import getpass
+import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from duxcommon import credential
 from duxcommon.config import load
 from duxcommon.errors import DuxError
 
-from .keystore import Keystore, read_passphrase
+from .keystore import ARBITER_PATH, GUARDIAN_PATH, Keystore, read_passphrase
 from .settings import FlopdSettings
 
 EXIT_FAILED = 1
@@ -26,28 +30,54 @@ def keystore_path(settings: FlopdSettings) -> Path:
     return settings.keystore or settings.state_dir / "keystore.json"
 
 
-def main(argv: Sequence[str]) -> int:
-    """`keystore create [--restore] | words`; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python3 -m dux_flopd keystore", description="Make or read the keystore.")
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dux-flopd keystore",
+        description="Make or read the keystore.",
+        epilog="example: sudo dux-flopd keystore words",
+    )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (("create", "make a new keystore"), ("words", "show the recovery words")):
+    for name, text in (
+        ("create", "make a new keystore"),
+        ("words", "show the recovery words"),
+        ("public", "print the public keys as JSON; the passphrase is the first line of standard input"),
+    ):
         command = commands.add_parser(name, help=text, description=text.capitalize() + ".")
         command.add_argument("--config", type=Path, default=Path("/etc/duxnet/flopd.yaml"), metavar="FILE")
         if name == "create":
             command.add_argument("--restore", action="store_true", help="from recovery words that you type in")
+            command.add_argument(
+                "--unattended",
+                action="store_true",
+                help="new words that are not shown; the passphrase is the first line of standard input, and the public "
+                "keys are printed as JSON",
+            )
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """`keystore create [--restore | --unattended] | words | public`; returns the exit status."""
+    parser = _parser()
     args = parser.parse_args(argv)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+    unattended = args.command == "public" or (args.command == "create" and args.unattended)
+    if unattended and args.command == "create" and args.restore:
+        parser.error("recovery words are typed at a terminal: --restore and --unattended exclude each other")
+    if not unattended and not (sys.stdin.isatty() and sys.stdout.isatty()):
         print("Recovery words are shown and typed at a terminal only, never through a pipe.", file=sys.stderr)
         return EXIT_USAGE
     try:
         settings = load(FlopdSettings, args.config)
-        if args.command == "create":
+        if unattended:
+            _unattended(settings, create=args.command == "create")
+        elif args.command == "create":
             _create(settings, restore=args.restore)
         else:
             keystore = Keystore.open(keystore_path(settings))
-            keystore.unlock(getpass.getpass("Passphrase: "))
+            keystore.unlock(_passphrase_of_machine() or getpass.getpass("Passphrase: "))
             _show(keystore)
     except (DuxError, OSError) as error:
+        if unattended:
+            print(json.dumps(_fault(error)))
         print(str(error), file=sys.stderr)
         if isinstance(error, DuxError):
             print(f"  {error.hint}", file=sys.stderr)
@@ -55,6 +85,43 @@ def main(argv: Sequence[str]) -> int:
     except (KeyboardInterrupt, EOFError):
         return EXIT_FAILED
     return 0
+
+
+def _unattended(settings: FlopdSettings, *, create: bool) -> None:
+    """For programs: never asks, never shows anything secret."""
+    passphrase = sys.stdin.buffer.readline(4096).decode("utf-8", "replace").rstrip("\n")
+    path = keystore_path(settings)
+    if create:
+        keystore = Keystore.create(path, passphrase)
+    else:
+        keystore = Keystore.open(path)
+        keystore.unlock(passphrase)
+    keys = {
+        "payout": keystore.payout_pubkey.hex(),
+        "guardian": keystore.key(GUARDIAN_PATH).pubkey.hex(),
+        "arbiter": keystore.key(ARBITER_PATH).pubkey.hex(),
+    }
+    print(json.dumps(keys))
+
+
+def _fault(error: DuxError | OSError) -> dict[str, Any]:
+    """The error as a program reads it."""
+    if isinstance(error, DuxError):
+        return {"error": error.name, "message": error.message, "hint": error.hint}
+    return {"errno": error.errno, "file": str(error.filename or "")}
+
+
+def _passphrase_of_machine() -> str | None:
+    """The passphrase that first boot made, if root wants it; nobody ever saw that one."""
+    if os.geteuid() != 0 or not credential.WALLET.exists():
+        return None
+    if input("Use the passphrase that this machine keeps for dux-flopd? [Y/n] ").strip().lower() not in (
+        "",
+        "y",
+        "yes",
+    ):
+        return None
+    return credential.read()
 
 
 def _create(settings: FlopdSettings, *, restore: bool) -> None:

@@ -4,12 +4,17 @@ import os
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write `data` to `path` so that a crash leaves the old file or the new one, never half of it."""
+def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, group: int | None = None) -> None:
+    """Write `data` to `path` so that a crash leaves the old file or the new one, never half of it.
+
+    `group` is the id of the group that the file gets; by default it is our own.
+    """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()

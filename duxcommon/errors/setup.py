@@ -37,3 +37,83 @@ class DemoFailed(SetupError):
 class GuestFailed(SetupError):
     code = 8154
     hint_default = "What its logs say last stands above."
+
+
+class TwoCores(SetupError):
+    code = 8100
+    hint_default = "Name the one to connect: `dux-ctl setup flopcoin --datadir DIR`, or its configuration with --conf."
+
+
+class CoreFileUnusable(SetupError):
+    code = 8101
+    hint_default = "Name another file with --conf or another folder with --datadir, or run it with sudo."
+
+
+class CoreChainDiffers(SetupError):
+    code = 8102
+    hint_default = "Name the chain with --chain, or another configuration with --conf; nothing was changed."
+
+
+class CoreNotReady(SetupError):
+    code = 8103
+    retry = True
+    hint_default = "Do what is told above and run the same command again; until then the node stays where it is."
+
+
+class MainChainNotAccepted(SetupError):
+    code = 8104
+    hint_default = (
+        "Stay on a test network, or write `accept_main_chain_risk: true` into /etc/duxnet/flopd.d/20-main.yaml "
+        "yourself and run it again; what you risk stands in docs/flopcoin.md."
+    )
+
+
+class CredentialsMissing(SetupError):
+    code = 8200
+    hint_default = "Install systemd 257 or newer: `apt install systemd`."
+
+
+class CredentialRefused(SetupError):
+    code = 8201
+    hint_default = (
+        "A credential opens only on the machine (and with the TPM) that made it. Elsewhere restore the keystore from "
+        "its recovery words; `journalctl -u dux-firstboot` says more."
+    )
+
+
+class SetupStepFailed(SetupError):
+    code = 8202
+    hint_default = "Mend what is named, then `systemctl restart dux.target`: what was made stays, the rest follows."
+
+
+class SetupNoSpace(SetupError):
+    code = 8203
+    hint_default = "Free some space there (`journalctl --vacuum-size=100M` helps), then `systemctl restart dux.target`."
+
+
+class SetupReadOnly(SetupError):
+    code = 8204
+    hint_default = (
+        "Find out why in `dmesg`, mount it writable (`mount -o remount,rw`), then `systemctl restart dux.target`."
+    )
+
+
+class NetworkDamaged(SetupError):
+    code = 8205
+    hint_default = (
+        "Put the right network definition there. Only if nothing of this node is to be kept: move it away, and "
+        "`systemctl restart dux.target` makes a trial network anew."
+    )
+
+
+class KeystoreForeign(SetupError):
+    code = 8206
+    hint_default = (
+        "Give the machine its passphrase: `systemd-creds encrypt --name=wallet - "
+        "/etc/credstore.encrypted/dux-flopd.wallet`; or put the network definition to /etc/duxnet/network.yaml."
+    )
+
+
+class AlreadyOnNetwork(SetupError):
+    code = 8207
+    hint_default = "Join another network with `dux-ctl network join FILE`, which moves what is there aside first."
