@@ -342,8 +342,6 @@ def _search_text(page: dict[str, Any]) -> str:
         for listing in listings
     ]
     text = render.columns(["app", "FLOP", "live", "tags", "summary"], cells)
-    if page["worthless"]:
-        text += f"\nnetwork {page['network']}: private trial network, coins have no value"
     if page["next"] is not None:
         text += f"\nmore: --after {page['next']}"
     return text

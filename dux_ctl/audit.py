@@ -6,7 +6,7 @@ from typing import Any
 from duxcommon.errors import DuxError
 from duxcommon.money import format_flop
 
-from . import catalogue, exits, render
+from . import catalogue, exits, render, screens
 from .control import Control
 
 
@@ -48,7 +48,7 @@ def text(found: dict[str, Any]) -> str:
 def run(args: argparse.Namespace, control: Control) -> int:
     """Print all checks; status 8 on a difference, 4 when a part could not be checked."""
     found = collect(control)
-    control.emit(found, lambda: text(found))
+    control.emit(found, lambda: screens.labelled(text(found), found, control))
     if found["difference"]:
         return exits.DIFFERENCE
     return exits.UNAVAILABLE if found["missing"] else exits.OK

@@ -17,6 +17,8 @@ from .printable import PrintableClient
 
 DAEMONS = ("flopd", "escrowd", "taskd", "registryd", "airdropd", "sandbox")
 
+LABEL_S = 5.0
+"""Longest wait for the name of the network, which is not what was asked for."""
 PATIENCE_S = 1.0
 """After so long, a person is told what is waited for."""
 
@@ -66,8 +68,29 @@ class Control:
                 self.progress("")
 
     def emit(self, value: dict[str, Any], human: Callable[[], str]) -> None:
-        """Print `value` as JSON where that was asked for, otherwise the text for people."""
-        print(json.dumps(value, indent=2, ensure_ascii=False) if self.as_json else human())
+        """Print `value` as JSON where that was asked for, otherwise the text for people.
+
+        A text with amounts says whether the coins have a value.
+        """
+        if self.as_json:
+            print(json.dumps(value, indent=2, ensure_ascii=False))
+            return
+        text = human()
+        print(screens.labelled(text, value, self) if "FLOP" in text else text)
+
+    def label(self) -> dict[str, Any] | None:
+        """Name, chain (where airdropd tells it) and value of this node's network; None when no daemon can say."""
+        try:
+            return self.call("network.show", timeout=min(self.timeout, LABEL_S))
+        except DuxError:
+            pass
+        for daemon in DAEMONS:
+            try:
+                status = self.client(daemon).call("daemon.status", timeout=min(self.timeout, LABEL_S))
+            except DuxError:
+                continue
+            return {"name": status["network"], "worthless": status["worthless"]}
+        return None
 
     def emit_reply(self, method: str, value: dict[str, Any]) -> None:
         """Print the reply of a method: drawn by hand where `screens` knows it, else by its schema."""

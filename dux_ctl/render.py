@@ -8,6 +8,7 @@ from duxcommon.money import format_flop
 
 from . import catalogue
 
+WORTHLESS = "private trial network, coins have no value"
 SHORT = 12
 HIDDEN = ("hex", "record", "signatures", "sig", "script", "redeem", "spender_hex", "data", "contract", "listing")
 """Long machine-made fields; `--json` shows them."""
@@ -99,10 +100,9 @@ def _cell_long(value: dict[str, Any], name: str, schema: dict[str, Any]) -> str:
 
 
 def network(label: dict[str, Any]) -> str:
-    """A network's name, with the warning that belongs to it."""
-    return f"{label['name']} ({label['chain']})" + (
-        ": private trial network, coins have no value" if label["worthless"] else ""
-    )
+    """A network's name, its chain where that is known, and the warning that belongs to it."""
+    name = f"{label['name']} ({label['chain']})" if label.get("chain") else str(label["name"])
+    return f"{name}: {WORTHLESS}" if label["worthless"] else name
 
 
 def table(rows: list[dict[str, Any]], schema: dict[str, Any]) -> str:

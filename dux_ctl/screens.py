@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from duxcommon.errors import DuxError
+from . import render
 
 if TYPE_CHECKING:
     from .control import Control
@@ -45,22 +45,26 @@ def find(method: str) -> Screen | None:
 
 
 def draw(method: str, screen: Screen, value: dict[str, Any], control: "Control") -> str:
-    """The page, with the network below it: a page about money says whether the coins have a value."""
+    """The page, with the network below it: a page about the fund or its rules says on which network they hold."""
     text = screen(value)
+    return text if method == "network.show" else labelled(text, value, control)
+
+
+def labelled(text: str, value: dict[str, Any], control: "Control") -> str:
+    """A page with its network below it, unless it is named there: whoever sees an amount sees whether it has a value.
+
+    Where no daemon can say which network this is, the page stays as it is.
+    """
     label = value.get("network")
-    if not isinstance(label, dict) and method != "network.show":
-        try:
-            label = control.call("network.show")
-        except DuxError:
-            # The page itself is there; which network it is on is on `dux-ctl status`.
-            return text
-    return f"{text}\n\n{network_line(label)}" if isinstance(label, dict) else text
+    if not isinstance(label, dict):
+        label = control.label()
+    if label is None or render.network(label) in text:
+        return text
+    return f"{text}\n\n{network_line(label)}"
 
 
 def network_line(label: dict[str, Any]) -> str:
     """Name and chain of the network, and that its coins have no value where they have none."""
-    from . import render
-
     return f"network: {render.network(label)}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from duxcommon.errors import DuxError, InvalidParams, WalletLocked, from_rpc
 from duxcommon.money import format_flop
 
-from . import exits, generated, ids
+from . import exits, generated, ids, screens
 from .control import Control
 
 INLINE_MAX = 65_536
@@ -225,7 +225,9 @@ def _finish(control: Control, args: argparse.Namespace, task: dict[str, Any]) ->
         control.fail(task, f"{task['name']}: no result, nothing paid", error)
         return exits.status_of_task(error)
     _save(control, args, task)
-    control.note(f"paid {format_flop(task['price'])} FLOP to node {task['provider'][:12]}…")
+    if not control.as_json:
+        paid = f"paid {format_flop(task['price'])} FLOP to node {task['provider'][:12]}…"
+        control.note(screens.labelled(paid, {}, control))
     if control.as_json:
         control.emit_reply("task.run", task)
     return exits.OK

@@ -210,9 +210,5 @@ def run(args: argparse.Namespace, control: Control) -> int:
     lines = [line for line in explain(args.what, control) if line]
     value: dict[str, Any] = {"what": args.what, "lines": lines}
 
-    def text() -> str:
-        page = "\n".join(lines)
-        return screens.draw("why", lambda _: page, value, control) if "FLOP" in page else page
-
-    control.emit(value, text)
+    control.emit(value, lambda: "\n".join(lines))
     return exits.OK

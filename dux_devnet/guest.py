@@ -48,17 +48,19 @@ RPC_S = 60.0
 """Longest wait for an answer of the chain."""
 
 
-def lay_out_guest(folder: Path, invitation: Invitation) -> Layout:
-    """Fill the empty `folder` with one node that buys and sells on the invitation's network. Raises ConfigError."""
+def lay_out_guest(folder: Path, invitation: Invitation, wallet: str) -> Layout:
+    """Fill the empty `folder` with one node that buys and sells on the invitation's network. Raises ConfigError.
+
+    `wallet` is the path of its wallet at the chain's address.
+    """
     prepare_folder(folder)
     identity, _ = make_node(folder, NAME)
     write_atomic(folder / "network.yaml", dump_network(invitation.network).encode())
     access = invitation.chain
     etc = folder / NAME / "etc"
     write_atomic(etc / "chain.password", access.password.get_secret_value().encode() + b"\n", mode=0o600)
-    # The name of a wallet on that chain is what lets one in.
     core: dict[str, Any] = {
-        "url": f"{access.url}wallet/{secrets.token_hex(32)}",
+        "url": access.url + wallet,
         "user": access.user,
         "password_file": str(etc / "chain.password"),
     }
@@ -80,10 +82,11 @@ def lay_out_guest(folder: Path, invitation: Invitation) -> Layout:
 
 
 class ChainRpc:
-    """Calls the trial chain with the invitation's login."""
+    """Calls the trial chain with the invitation's login, through a wallet that is the guest's own."""
 
-    def __init__(self, access: ChainAccess) -> None:
+    def __init__(self, access: ChainAccess, wallet: str) -> None:
         self._access = access
+        self._path = f"/{wallet}"
         login = f"{access.user}:{access.password.get_secret_value()}"
         self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
@@ -92,7 +95,7 @@ class ChainRpc:
         connection = self._connect()
         try:
             body = json.dumps({"id": 1, "method": method, "params": list(params)})
-            connection.request("POST", "/", body, self._headers)
+            connection.request("POST", self._path, body, self._headers)
             answer = connection.getresponse().read()
         finally:
             connection.close()
@@ -112,9 +115,10 @@ class ChainRpc:
 class Guest:
     """A supervisor that obeys its standard input."""
 
-    def __init__(self, layout: Layout, invitation: Invitation) -> None:
+    def __init__(self, layout: Layout, invitation: Invitation, wallet: str) -> None:
         self._layout = layout
-        self._invitation = invitation
+        self._network = invitation.network
+        self._rpc = ChainRpc(invitation.chain, wallet)
         self._supervisor = Supervisor(layout, stop_s=STOP_S)
         self._heard = bytearray()
         self._supervisor.forks.selector.register(sys.stdin.fileno(), selectors.EVENT_READ, self._hear)
@@ -140,9 +144,8 @@ class Guest:
             self._account(json.loads(line))
 
     def _account(self, asked: dict[str, Any]) -> None:
-        chain = Reader(ChainRpc(self._invitation.chain), asked["heights"])
         try:
-            parts = read_chain(chain, self._invitation.network, asked["channel"])
+            parts = read_chain(Reader(self._rpc, asked["heights"]), self._network, asked["channel"])
         except (DuxError, OSError) as error:
             message = error.message if isinstance(error, DuxError) else f"the chain can't be read: {error}"
             tell("failed", message=message, hint="", log=[])
@@ -170,8 +173,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         invitation = read_invitation(args.invitation)
         if invitation.network.genesis != CHAINS[invitation.network.chain].genesis:
             raise DevnetError("the invitation is to a chain that this version does not know", hint="Update Dux OS.")
-        layout = lay_out_guest(args.folder, invitation)
-        return Guest(layout, invitation).run()
+        # Whoever knows the name of a wallet on that chain may use it.
+        wallet = f"wallet/{secrets.token_hex(16)}"
+        layout = lay_out_guest(args.folder, invitation, wallet)
+        return Guest(layout, invitation, wallet).run()
     except (DuxError, Refused) as error:
         hint = error.hint if isinstance(error, DuxError) else ""
         message = error.message if isinstance(error, DuxError) else str(error)

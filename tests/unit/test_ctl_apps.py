@@ -242,7 +242,6 @@ def test_search_shows_a_table_in_which_equal_names_are_told_apart(control: FakeC
     assert "upscale@bbbbbbbb" in text
     assert "crop@" not in text
     assert "10.00" in text
-    assert "coins have no value" in text
     assert "more: --after 50" in text
 
 
