@@ -9,14 +9,17 @@ IMAGE ?=
 # The community fund and its rules: whole networks, and the parts whose tests' names tell it.
 COMMUNITY_WORDS := airdrop bond collecting community cosign eligibility facts follow fund governance guardian manifest \
 	multisig notes rule settlement share
+# One after the other: machines that boot beside network tests would make those wait.
+OS_TESTS = $(BIN)/python -m pytest tests/os
 COMMUNITY := tests/community $(filter-out tests/community/%,$(sort \
 	$(wildcard $(foreach word,$(COMMUNITY_WORDS),tests/*/test_*$(word)*.py))))
 
-.PHONY: demo test test-community test-chain bench lint generate lock clean help
+.PHONY: demo test test-os test-community test-chain bench lint generate lock clean help
 
 help:
 	@echo "make demo [IMAGE=my.png]  the first paid call, on a private trial network; no root needed"
 	@echo "make test [TESTS=path]    all tests; as root it installs the Debian packages that they need"
+	@echo "make test-os              those of the packages, on booted machines; as root"
 	@echo "make test-community       those of the community fund and of voting alone; within ten minutes"
 	@echo "make test-chain           the end-to-end tests on litecoind, and on DUX_COIND=/path/to/flopcoind"
 	@echo "make bench                the benchmarks"
@@ -26,7 +29,7 @@ help:
 	@echo "make clean                removes the environment and all caches"
 
 # What runs: exactly the locked versions, each file checked against its hash.
-$(VENV)/.runtime: requirements.lock requirements-build.lock
+$(VENV)/.runtime: requirements.lock requirements-build.lock pyproject.toml
 	@echo "setting up the Python environment (once; downloads about 60 MB)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) --require-hashes -r requirements-build.lock
@@ -44,7 +47,16 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
+ifeq ($(TESTS),tests)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/os tests; others=$$?; \
+	$(OS_TESTS); machines=$$?; test $$others -eq 0 -a $$machines -eq 0
+else
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+endif
+
+test-os: $(VENV)/.dev
+	@$(PYTHON) build_script/system_packages.py
+	@$(OS_TESTS) --ignore-glob='*/test_image*'
 
 test-community: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py

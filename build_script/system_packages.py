@@ -43,7 +43,9 @@ def main() -> int:
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         print(f"installing Debian packages for the tests: {', '.join(missing)}", flush=True)
         run_quietly("apt-get", "update", "-qq")
-        run_quietly("apt-get", "install", "-y", "-qq", "--no-install-recommends", *filter(available, missing))
+        # One by one: where one can't be installed, the others are.
+        for package in filter(available, list(missing)):
+            run_quietly("apt-get", "install", "-y", "-qq", "--no-install-recommends", package)
         missing = {name: why for name, why in missing.items() if not there(WANTED[name][0])}
     for name, why in missing.items():
         print(f"not installed: {name}, for {why} (apt install {name})", flush=True)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+START_S = 30.0
 BOOT_S = 90.0
 HALT_S = 60.0
 RUN_S = 60.0
@@ -140,8 +141,10 @@ class Machine:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         assert self._holder.stdout is not None
-        first = self._holder.stdout.readline()
+        told = select.select([self._holder.stdout], [], [], START_S)[0]
+        first = self._holder.stdout.readline() if told else f"nothing within {START_S:.0f} s\n"
         if first != "ready\n":
+            self._holder.kill()
             reason = first + self._holder.communicate(timeout=10)[0]
             self.close()
             raise Failed(f"no machine can be made here: {reason.strip()}")

@@ -14,9 +14,11 @@ from tests.os.nspawn import Failed, Machine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HANGS = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from tests.os.nspawn import Machine
+# A shell that starts something in the background may have it ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 machine = Machine([Path(sys.argv[1])])
 machine.boot()
 print("up", flush=True)
@@ -74,7 +76,10 @@ def test_a_test_run_that_is_ended_leaves_no_process_and_no_mount(how: signal.Sig
         assert process.stdout.readline() == b"up\n"
         assert len(traces(process.pid)) > 2
         process.send_signal(how)
-        process.wait(30)
+        try:
+            process.wait(30)
+        finally:
+            process.kill()
         # The kernel ends the machine's processes; a moment later they are gone, and the next run sweeps the rest.
         deadline = time.monotonic() + 20
         while traces(process.pid) and time.monotonic() < deadline:
