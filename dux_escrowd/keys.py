@@ -36,8 +36,8 @@ class Keys:
             if self._known():
                 return None
             try:
-                if await self._flopd.locked():
-                    return WalletLocked("the wallet is locked: nothing can be paid, so nothing is held")
+                if (why := await self._flopd.locked()) is not None:
+                    return WalletLocked(f"the wallet is locked: nothing can be paid, so nothing is held ({why})")
             except DuxError:
                 # Open channels go on without flopd; what they owe is paid once it is back.
                 pass

@@ -29,10 +29,10 @@ class Flopd:
         """Where the chain is now."""
         return await self._call("chain.status", ChainStatus, timeout=STATUS_TIMEOUT_S)
 
-    async def locked(self) -> bool:
-        """Whether the keystore is there and locked."""
+    async def locked(self) -> str | None:
+        """Why the keystore can't sign now, and what to do; None while it can, or where there is none."""
         status = await self._call("wallet.status", WalletStatus, timeout=STATUS_TIMEOUT_S)
-        return status.locked and status.exists
+        return (status.why or "nobody said why") if status.locked and status.exists else None
 
     async def wait(self, best: str, timeout_s: float) -> ChainStatus:
         """Returns as soon as the tip is not `best` any more, at the latest after `timeout_s` seconds."""

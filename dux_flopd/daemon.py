@@ -10,13 +10,20 @@ from duxcommon.coin.params import CHAINS, ChainParams
 from duxcommon.config import AbsolutePath
 from duxcommon.daemon import Daemon
 from duxcommon.db import Store
-from duxcommon.errors import ConfigError, MainChainRefused, WrongPassphrase
+from duxcommon.errors import (
+    ConfigError,
+    DuxError,
+    KeystoreDamaged,
+    MainChainRefused,
+    WrongPassphrase,
+)
 from duxcommon.network import NetworkDefinition
 
 from .bonds import Releases
 from .core import Core
 from .cosign import Guardian
 from .fact_methods import FactMethods
+from .faucet import Faucet
 from .intents import Intent
 from .keyring import Keyring
 from .keystore import read_passphrase
@@ -30,6 +37,8 @@ from .watch import Seen, Watcher
 
 CREDENTIAL = "wallet"
 """Name of systemd's credential that holds the passphrase."""
+SEALED = "/etc/credstore.encrypted/dux-flopd.wallet"
+"""Where the unit takes it from."""
 FIRST_LOOK_S = 20.0
 """So long the start waits for a Core that is there but slow, as when it makes a new wallet."""
 
@@ -72,6 +81,7 @@ class FlopDaemon(Daemon):
         self.transactions = Transactions(self.core, self.store, self.watcher, self._ready)
         self.releases = Releases(self.keyring, self.store, self.watcher, self.transactions)
         self.wallet = Wallet(self.core, self.store, self.params, self.label, self.transactions)
+        self.faucet = Faucet(self.core, self.store, self.watcher, self.params, self.label)
         self.watcher.on_connect = [
             self.keyring.import_missing,
             self.watcher.import_scripts,
@@ -109,10 +119,8 @@ class FlopDaemon(Daemon):
         elif (reading := self.watcher.reading()) is not None:
             found.append(f"reading what old blocks say of work, bonds and votes (block {reading[0]} of {reading[1]})")
         status = self.keyring.status()
-        if not status.exists:
-            found.append("there is no keystore yet")
-        elif status.locked:
-            found.append("the wallet is locked")
+        if status.why is not None:
+            found.append(f"the wallet is locked: {status.why}" if self.keyring.fault is None else status.why)
         return found
 
     def _ready(self) -> None:
@@ -122,28 +130,47 @@ class FlopDaemon(Daemon):
     # --- the passphrase ---------------------------------------------------------------------------------------
 
     async def _unlock_at_start(self) -> None:
-        """With the configured file, else with systemd's credential; without either it stays locked."""
-        if not self.keyring.status().exists:
-            self.log.warning("there is no keystore", extra={"path": str(keystore_path(self.settings))})
-            return
-        passphrase = self._passphrase()
-        if passphrase is None:
-            self.log.info("the wallet is locked until `wallet.unlock`")
-            return
-        try:
-            await self.keyring.unlock(passphrase)
-        except WrongPassphrase as error:
-            self.log.warning("the wallet stays locked", extra={"why": error.message})
+        """With the configured file, else with systemd's credential; without either it stays locked, and says why.
 
-    def _passphrase(self) -> str | None:
+        Whatever is wrong with keystore or passphrase, the daemon runs: the chain is followed, what is spent is refused,
+        and a restart would help nobody.
+        """
+        source, passphrase = self._passphrase_path(), None
+        try:
+            if source is not None:
+                passphrase = read_passphrase(source, private=source == self.settings.passphrase_file)
+        except DuxError as error:
+            self.keyring.why_locked = f"{error.message}. {error.hint}"
+        if passphrase is not None:
+            self.keyring.expect(f"{source} holds the passphrase of one")
+        if (fault := self.keyring.fault) is not None:
+            self.log.warning(f"the wallet can't be used: {fault.message}", extra={"hint": fault.hint})
+            return
+        if source is None:
+            self.keyring.why_locked = (
+                f"neither `passphrase_file` in flopd.yaml nor systemd's credential {CREDENTIAL!r} ({SEALED}) gave the "
+                "passphrase. Type it: `dux-ctl wallet unlock`"
+            )
+        elif passphrase is not None:
+            try:
+                await self.keyring.unlock(passphrase)
+            except WrongPassphrase:
+                self.keyring.why_locked = (
+                    f"the passphrase in {source} does not open {keystore_path(self.settings)}: one of the two belongs "
+                    "to another wallet. Put the right file back, or type the passphrase: `dux-ctl wallet unlock`"
+                )
+            except KeystoreDamaged as error:
+                self.keyring.why_locked = f"{error.message}. {error.hint}"
+        if self.keyring.keystore.locked:
+            self.log.warning("the wallet stays locked", extra={"why": self.keyring.why_locked})
+
+    def _passphrase_path(self) -> Path | None:
         path: AbsolutePath | None = self.settings.passphrase_file
         if path is not None:
-            return read_passphrase(path)
+            return path
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder and (credential := Path(folder) / CREDENTIAL).exists():
-            # systemd guards the folder; the file's own mode may show an access list as group rights.
-            return read_passphrase(credential, private=False)
-        return None
+        # systemd guards the folder; the file's own mode may show an access list as group rights.
+        return Path(folder) / CREDENTIAL if folder and (Path(folder) / CREDENTIAL).exists() else None
 
     async def unlock(self, passphrase: str) -> None:
         """Open the keystore and give Core the keys that it lacks."""

@@ -12,7 +12,7 @@ from duxcommon.coin.params import ChainParams
 from duxcommon.coin.script import EscrowTerms, address_of, p2pkh_script, parse_escrow, wif_of
 from duxcommon.coin.tx import outpoint_of, parse_tx, sign_input
 from duxcommon.db import Store
-from duxcommon.errors import DuxError, KeystoreMissing, KeyUnknown, SignRefused, WalletLocked
+from duxcommon.errors import DuxError, KeystoreMissing, KeystoreUnusable, KeyUnknown, SignRefused, WalletLocked
 from duxcommon.money import format_flop
 
 from . import outputs
@@ -22,6 +22,10 @@ from .keystore import ARBITER_PATH, GUARDIAN_PATH, PAYOUT_PATH, KeyPair, Keystor
 
 LABEL = "dux"
 """Label of our keys in Core's wallet."""
+LOST = (
+    "Put the file back from a backup, or make it anew from its recovery words: `dux-flopd keystore create --restore`. "
+    "A new one would not have its coins."
+)
 
 
 class Keyring:
@@ -36,6 +40,10 @@ class Keyring:
         self._core = core
         self._params = params
         self._keystore: Keystore | None = None
+        self._fault = KeystoreMissing("")
+        """Why there is no keystore to use, while there is none."""
+        self.why_locked = "nobody has given the passphrase since the start"
+        """Why it is locked and what to do, for people."""
         self._log = logging.getLogger("flopd")
         self._making = asyncio.Lock()
         self._owned: dict[bytes, tuple[int, str]] = {
@@ -43,29 +51,44 @@ class Keyring:
             for row in store.read(lambda c: c.execute("SELECT number, owner, pubkey FROM keys").fetchall())
         }
         """Owner and path of each key that was made; in memory because signing is on the path of every paid call."""
+        self._sign_of_one = "keys were made from one" if self._owned else ""
         self.reopen()
 
     # --- the keystore ----------------------------------------------------------------------------------------
 
     def reopen(self) -> None:
-        """Take the keystore file if there is one by now. Raises KeyFileUnsafe, KeystoreDamaged."""
+        """Take the keystore file if there is one by now; why one can't be used is said by every use of it."""
         if self._keystore is None:
             try:
                 self._keystore = Keystore.open(self._path)
-            except KeystoreMissing:
-                return
+            except KeystoreMissing as error:
+                self._fault = error
+                if self._sign_of_one:
+                    self._fault = KeystoreMissing(f"{error.message}, but {self._sign_of_one}: it was lost", hint=LOST)
+            except DuxError as error:
+                self._fault = KeystoreUnusable(error.message, hint=error.hint)
 
     @property
     def keystore(self) -> Keystore:
-        """Raises KeystoreMissing."""
+        """Raises KeystoreMissing, or KeystoreUnusable for a file that is damaged, unsafe or of a newer version."""
         if self._keystore is None:
-            raise KeystoreMissing(f"there is no keystore at {self._path}")
+            raise type(self._fault)(self._fault.message, hint=self._fault.hint)
         return self._keystore
 
+    @property
+    def fault(self) -> KeystoreMissing | None:
+        """Why there is no keystore to use; None when there is one."""
+        return self._fault if self._keystore is None else None
+
+    def expect(self, sign: str) -> None:
+        """Take `sign` as a proof that there was a keystore."""
+        self._sign_of_one = self._sign_of_one or sign
+        self.reopen()
+
     def check_unlocked(self) -> None:
-        """Raises WalletLocked or KeystoreMissing."""
+        """Raises WalletLocked, or what `keystore` raises."""
         if self.keystore.locked:
-            raise WalletLocked("the wallet is locked: flopd does not know the passphrase of its keystore")
+            raise WalletLocked(f"the wallet is locked: {self.why_locked}")
 
     async def unlock(self, passphrase: str) -> None:
         """Open the keystore and give Core the keys that it lacks. Raises WrongPassphrase, KeystoreMissing."""
@@ -75,15 +98,22 @@ class Keyring:
     def lock(self) -> None:
         """Forget the private keys until the next unlock."""
         self.keystore.lock()
+        self.why_locked = "it was locked with `dux-ctl wallet lock`"
 
     def status(self) -> WalletStatus:
         """Whether there is a keystore, whether it is open, and its payout key."""
         self.reopen()
         if self._keystore is None:
-            return WalletStatus(locked=True, exists=False, payout_pubkey=None, payout_address=None)
-        info = self.payout()
+            there = isinstance(self._fault, KeystoreUnusable)
+            why = f"{self._fault.message}. {self._fault.hint}"
+            return WalletStatus(locked=True, exists=there, payout_pubkey=None, payout_address=None, why=why)
+        info, locked = self.payout(), self._keystore.locked
         return WalletStatus(
-            locked=self._keystore.locked, exists=True, payout_pubkey=info.pubkey, payout_address=info.address
+            locked=locked,
+            exists=True,
+            payout_pubkey=info.pubkey,
+            payout_address=info.address,
+            why=self.why_locked if locked else None,
         )
 
     # --- keys ------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from duxcommon.errors import (
     KeystoreDamaged,
     KeystoreExists,
     KeystoreMissing,
+    NewerFormat,
     WalletLocked,
     WrongPassphrase,
 )
@@ -47,6 +48,8 @@ ARBITER_PATH = "m/3255h/3h/0h"
 SCRYPT_LOG_N = 17
 """scrypt's cost: 2**17 blocks of 1 KiB, 128 MiB and about half a second a try."""
 MIN_PASSPHRASE = 8
+FORMAT = 1
+"""Of the file."""
 _MAX_FILE = 65_536
 _XPRV = bytes.fromhex("0488ade4")  # the version only serves to spell the key, which never happens
 
@@ -132,17 +135,27 @@ class Keystore:
 
     @classmethod
     def open(cls, path: Path) -> "Keystore":
-        """The locked keystore in `path`. Raises KeystoreMissing, KeyFileUnsafe or KeystoreDamaged."""
+        """The locked keystore in `path`.
+
+        Raises KeystoreMissing, KeyFileUnsafe (also when it can't be read), NewerFormat or KeystoreDamaged.
+        """
         try:
             with path.open("rb") as stream:
                 mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
                 data = stream.read(_MAX_FILE)
         except FileNotFoundError:
             raise KeystoreMissing(f"there is no keystore at {path}") from None
+        except OSError as error:
+            raise _unreadable(path, error) from error
         if mode & 0o077:
             raise KeyFileUnsafe(f"{path} can be read by other users (mode {mode:04o})")
+        if not data:
+            raise KeystoreDamaged(f"{path} is empty: the keystore was lost outside of Dux OS") from None
         try:
-            return cls(path, _File.model_validate(json.loads(data)))
+            value = json.loads(data)
+            if isinstance(value, dict) and isinstance(made := value.get("format"), int) and made > FORMAT:
+                raise NewerFormat(f"{path} is a keystore of format {made}; this version of Dux OS knows {FORMAT}")
+            return cls(path, _File.model_validate(value))
         except (ValidationError, ValueError, RecursionError):
             # Without the details: an error text that quotes a key file may end up in a log.
             raise KeystoreDamaged(f"{path} is not a keystore, or is damaged") from None
@@ -217,7 +230,8 @@ def normal_words(words: str) -> str:
 def read_passphrase(path: Path, *, private: bool = True) -> str:
     """The first line of a passphrase file.
 
-    Raises KeyFileUnsafe when other users can read it (unless `private` is False) and KeystoreMissing without a file.
+    Raises KeyFileUnsafe when other users can read it (unless `private` is False), this daemon can't, or nothing is in
+    it, and KeystoreMissing without a file.
     """
     try:
         with path.open("rb") as stream:
@@ -227,9 +241,20 @@ def read_passphrase(path: Path, *, private: bool = True) -> str:
         raise KeystoreMissing(
             f"there is no passphrase file at {path}", hint="Mend `passphrase_file` in flopd.yaml."
         ) from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if private and mode & 0o077:
         raise KeyFileUnsafe(f"{path} can be read by other users (mode {mode:04o})")
-    return data.decode("utf-8", "replace").partition("\n")[0].strip("\r")
+    line = data.decode("utf-8", "replace").partition("\n")[0].strip("\r")
+    if not line:
+        raise KeyFileUnsafe(f"{path} holds no passphrase: its first line is empty", hint="Make the file again.")
+    return line
+
+
+def _unreadable(path: Path, error: OSError) -> KeyFileUnsafe:
+    return KeyFileUnsafe(
+        f"{path} can't be read: {error.strerror}", hint=f"Give it to the user of dux-flopd alone: see `ls -l {path}`."
+    )
 
 
 def _write_new(path: Path, data: bytes) -> None:

@@ -4,9 +4,12 @@
 section by section. Unknown and duplicate keys are refused with file and line.
 """
 
+import os
 import re
+import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -28,16 +31,29 @@ def _absolute(path: Path) -> Path:
 AbsolutePath = Annotated[Directory, AfterValidator(_absolute)]
 
 
+RENAMED_GROUPS = {"duxnet-spend": "dux-spend", "duxnet-admin": "dux-admin", "duxnet-blobs": "dux-blobs"}
+"""Names of groups before 0.1 was published."""
+
+
+def _present_group(name: str) -> str:
+    if name in RENAMED_GROUPS:
+        raise ValueError(f"group {name!r} was renamed to {RENAMED_GROUPS[name]!r} in 0.1; write that instead")
+    return name
+
+
+Group = Annotated[str, AfterValidator(_present_group)]
+
+
 class Access(BaseModel):
     """Which groups may call methods of each class; root and the daemon's own user always may."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    read: list[str] = ["duxnet"]
+    read: list[Group] = ["duxnet"]
     """Groups that may look at everything."""
-    spend: list[str] = ["dux-spend"]
+    spend: list[Group] = ["dux-spend"]
     """Groups that may look, and act with the node's money."""
-    admin: list[str] = ["dux-admin"]
+    admin: list[Group] = ["dux-admin"]
     """Groups that may do all that, and change how the node works."""
     daemons: list[str] = ["dux-flopd", "dux-escrowd", "dux-taskd", "dux-registryd", "dux-airdropd", "dux-sandbox"]
     """Users that the other daemons run as."""
@@ -49,6 +65,10 @@ class Settings(BaseModel):
     """What every daemon's configuration has."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Key that an older version had → what became of it, such as "was renamed to `poll_s` in 0.2"; any section may have
+    such a table."""
 
     run_dir: AbsolutePath = Path("/run/duxnet")
     """Where the sockets are."""
@@ -113,12 +133,24 @@ M = TypeVar("M", bound=BaseModel)
 def load_yaml(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
     """The mapping in `path` and the line of each key path. Raises ConfigError naming file and line."""
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            # Reading a pipe would wait for ever.
+            raise ConfigError(
+                f"can't read {path}: it is no file", hint="Remove it, or put a file with settings in its place."
+            )
+        if found.st_size > MAX_CONFIG_BYTES:
             raise ConfigError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can't read {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"can't read {path}: byte {error.start} is no text in UTF-8") from error
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}", hint=_readable(path)) from error
     return parse_yaml(text, str(path))
+
+
+def _readable(path: Path) -> str:
+    return f"It must be there and readable by the daemon's user: look at `ls -l {path}` and `namei -l {path}`."
 
 
 def parse_yaml(text: str, origin: str) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
@@ -167,12 +199,31 @@ def validate(model: type[M], value: dict[str, Any], where: dict[tuple[str, ...],
                 place = where[path[:length]]
                 break
         key = ".".join(path)
-        if first["type"] == "extra_forbidden":
+        if (said := _renamed(model, path)) is not None:
+            message = f"{place}: {key!r} {said}"
+        elif first["type"] == "extra_forbidden":
             known = ", ".join(sorted(model.model_fields)) if len(path) == 1 else ""
             message = f"{place}: unknown key {key!r}" + (f"; known are: {known}" if known else "")
         else:
             message = f"{place}: {key}: {first['msg']}" if key else f"{place}: {first['msg']}"
         raise ConfigError(message) from error
+
+
+def _renamed(model: type[BaseModel], path: tuple[str, ...]) -> str | None:
+    """What became of an old key, by the table of the section that it stands in."""
+    section: Any = model
+    for part in path[:-1]:
+        field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
+        section = next((one for one in _models(field.annotation)), None) if field is not None else None
+    table: Mapping[str, str] = getattr(section, "renamed", {})
+    return table.get(path[-1]) if path else None
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    """The sections among the types that a setting may have."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _models(part)]
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -183,11 +234,23 @@ def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def drop_ins(folder: Path) -> list[Path]:
+    """The settings in a drop-in folder, by name. Raises ConfigError for one that can't be looked into."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        # Left out in silence, the daemon would run with other settings than its owner believes.
+        raise ConfigError(f"can't read the folder {folder}: {error.strerror}", hint=_readable(folder)) from error
+    return [folder / name for name in sorted(names) if name.endswith(".yaml") and not name.startswith(".")]
+
+
 def load(model: type[M], path: Path) -> M:
     """The settings in `path` and its drop-in folder (`X.d/*.yaml`), checked. Raises ConfigError."""
     value: dict[str, Any] = {}
     where: dict[tuple[str, ...], str] = {}
-    for part in [path, *sorted(path.with_suffix(".d").glob("*.yaml"))]:
+    for part in [path, *drop_ins(path.with_suffix(".d"))]:
         content, lines = load_yaml(part)
         value = _merge(value, content)
         where.update({key: f"{part}, line {line}" for key, line in lines.items()})

@@ -317,6 +317,8 @@ def run(daemon: type[Daemon], argv: Sequence[str]) -> int:
         network = load_network(settings.network)
         if args.check:
             print(f"{args.config}: good")
+            for note in unknown_groups(settings.access, defaults=False):
+                print(f"note: {note}")
             return 0
         logs.setup(daemon.name, settings.log_level, settings.log_dir)
     except (DuxError, OSError) as error:

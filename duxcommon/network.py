@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from .api.common import Hash32, Model, NodeId, PubKey
 from .config import load_yaml, validate
-from .errors import BadSignature, ConfigError, NetworkMissing
+from .errors import BadSignature, ConfigError, NetworkMissing, NewerFormat
 from .identity import Identity, verify
 from .parameters import Parameters
 from .records import canonical
@@ -103,10 +103,18 @@ class NetworkDefinition(Model):
 
 
 def load_network(path: Path) -> NetworkDefinition:
-    """The definition in `path`, its signatures checked. Raises NetworkMissing, ConfigError or BadSignature."""
+    """The definition in `path`, its signatures checked.
+
+    Raises NetworkMissing, NewerFormat, ConfigError or BadSignature.
+    """
     if not path.exists():
         raise NetworkMissing(f"there is no network definition at {path}")
     value, lines = load_yaml(path)
+    if isinstance(number := value.get("format"), int) and number > FORMAT:
+        raise NewerFormat(
+            f"{path} is a network definition of format {number}; this version of Dux OS knows format {FORMAT}",
+            hint="Install a newer version of Dux OS on this machine (`apt full-upgrade`).",
+        )
     network = validate(NetworkDefinition, value, {key: f"{path}, line {n}" for key, n in lines.items()}, str(path))
     try:
         network.check_signatures()

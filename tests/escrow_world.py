@@ -175,9 +175,9 @@ class ModelFlopd:
             version="/model/",
         )
 
-    async def locked(self) -> bool:
+    async def locked(self) -> str | None:
         self.asked_lock += 1
-        return self.is_locked
+        return "the test locked it" if self.is_locked else None
 
     async def payout(self) -> KeyInfo:
         return self._info("payout")

@@ -47,6 +47,18 @@ class SendResult(Model):
     network: NetworkLabel
 
 
+class Gift(Model):
+    """Coins of a trial network's faucet."""
+
+    txid: Txid
+    address: Address
+    """Of this wallet; made for the gift."""
+    amount: Koinu
+    confirmations: Annotated[int, Field(ge=0)]
+    """0: it waits for a block."""
+    network: NetworkLabel
+
+
 class HistoryEntry(Model):
     txid: Txid
     time: UnixTime
@@ -70,6 +82,8 @@ class WalletStatus(Model):
     exists: bool
     payout_pubkey: PubKey | None
     payout_address: Address | None
+    why: str | None
+    """Why it is locked or can't be used, and what to do; null while it is open."""
 
 
 class ChainStatus(Model):

@@ -142,6 +142,21 @@ class NoPayoutCoin(FlopdError):
     )
 
 
+class NoFaucet(FlopdError):
+    code = 2033
+    hint_default = "Only private trial networks have one; elsewhere `dux-ctl wallet receive` shows an address to be paid at."
+
+
+class FaucetLimit(FlopdError):
+    code = 2034
+    hint_default = "Ask for less, or come back later; the chain's owner sets both limits in devchain.yaml."
+
+
 class BondUnknown(FlopdError):
     code = 2031
     hint_default = "Name bonds of this node's own payout key that are in a block and were not taken back yet."
+
+
+class KeystoreUnusable(KeystoreMissing):
+    code = 2032
+    hint_default = "Restore the keystore file from a backup, or make it anew from its recovery words."

@@ -1,7 +1,7 @@
 """Configuration files: what is meant is what is taken, and every fault names its file and line."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
@@ -183,3 +183,47 @@ def test_settings_can_not_be_changed_after_loading(tmp_path: Path) -> None:
     settings = load(Example, write(tmp_path, "port: 5\n"))
     with pytest.raises(ValueError, match="frozen"):
         settings.port = 6  # type: ignore[misc]
+
+
+class Section(BaseModel):
+    """A section that was changed since an older version."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    renamed: ClassVar[dict[str, str]] = {"wait": "was renamed to `timeout_s` in 0.2, and is in seconds now"}
+
+    timeout_s: int = 3
+
+
+class Newer(Settings):
+    """What a later version could look like."""
+
+    renamed = {"speed": "was renamed to `calls_per_second` in 0.2", "colour": "was removed in 0.2: delete the line"}
+
+    section: Section | None = None
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("speed: 5\n", "line 2: 'speed' was renamed to `calls_per_second` in 0.2"),
+        ("log_level: info\ncolour: red\n", "line 3: 'colour' was removed in 0.2: delete the line"),
+        ("section:\n  wait: 5\n", "line 3: 'section.wait' was renamed to `timeout_s` in 0.2"),
+        ("access:\n  spend: [duxnet-spend]\n", "group 'duxnet-spend' was renamed to 'dux-spend' in 0.1; write that"),
+        (
+            "access:\n  admin:\n  - root\n  - duxnet-admin\n",
+            "line 5: access.admin.1: Value error, group 'duxnet-admin'",
+        ),
+    ],
+)
+def test_a_setting_of_an_older_version_is_told_what_became_of_it(tmp_path: Path, text: str, words: str) -> None:
+    path = write(tmp_path, f"state_dir: /x\n{text}")
+    with pytest.raises(ConfigError) as caught:
+        load(Newer, path)
+    assert words in caught.value.message
+    assert str(path) in caught.value.message
+
+
+def test_names_of_old_settings_are_no_settings_themselves() -> None:
+    for model in (Settings, Newer):
+        assert "renamed" not in model.model_fields
+        assert not set(model.renamed) & set(model.model_fields)

@@ -19,6 +19,7 @@ from duxcommon.errors import (
     KeystoreDamaged,
     KeystoreExists,
     KeystoreMissing,
+    NewerFormat,
     WalletLocked,
     WrongPassphrase,
 )
@@ -108,7 +109,7 @@ def test_a_changed_field_is_noticed(short_tmp: Path, field: str) -> None:
         Keystore.open(path).unlock(PASS)
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[" * 5000, '{"format": 2}', "\x00", '{"log_n": 60}'])
+@pytest.mark.parametrize("text", ["", "{}", "[" * 5000, '{"format": 0}', "\x00", '{"log_n": 60}'])
 def test_a_damaged_file_is_refused_without_quoting_it(short_tmp: Path, text: str) -> None:
     path = short_tmp / "keys.json"
     path.write_text(text)
@@ -225,3 +226,12 @@ def test_the_terminal_command_makes_a_keystore_and_shows_its_words(short_tmp: Pa
     keystore.unlock(PASS)
     assert keystore.words.split()[23] in shown.decode()
     assert shown.decode().count(". ") >= 24
+
+
+def test_a_keystore_of_a_newer_version_is_named_as_such(short_tmp: Path) -> None:
+    path = short_tmp / "keys.json"
+    path.write_text('{"format": 2, "cipher": "better"}')
+    path.chmod(0o600)
+    with pytest.raises(NewerFormat, match="format 2; this version of Dux OS knows 1") as caught:
+        Keystore.open(path)
+    assert "newer version" in caught.value.hint

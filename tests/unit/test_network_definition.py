@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from duxcommon.errors import BadSignature, ConfigError, NetworkMissing
+from duxcommon.errors import BadSignature, ConfigError, NetworkMissing, NewerFormat
 from duxcommon.identity import Identity
 from duxcommon.network import Member, NetworkDefinition, dump_network, load_network
 from tests.support.network import PUBKEY, definition
@@ -86,7 +86,7 @@ def test_a_signature_of_somebody_else_does_not_help(tmp_path: Path) -> None:
         ({"arbiters": []}, "arbiters: List should have at least 1 item"),
         ({"chain": "bitcoin"}, "chain: Input should be"),
         ({"genesis": "12"}, "genesis: String should match"),
-        ({"format": 2}, "format: Input should be 1"),
+        ({"format": 0}, "format: Input should be 1"),
         ({"name": "Dux Net"}, "name: String should match"),
         ({"birth_height": -1}, "birth_height: Input should be greater"),
         ({"bootstrap": ["nowhere"]}, "bootstrap.0: String should match"),
@@ -125,3 +125,11 @@ def test_a_missing_definition_says_where_it_belongs(tmp_path: Path) -> None:
 def test_only_the_main_chains_coins_have_a_value() -> None:
     assert definition().worthless
     assert not definition().model_copy(update={"chain": "main"}).worthless
+
+
+def test_a_definition_of_a_newer_format_asks_for_a_newer_version(tmp_path: Path) -> None:
+    path = tmp_path / "network.yaml"
+    path.write_text(yaml.safe_dump({**three_guardians().model_dump(), "format": 2, "shards": 7}))
+    with pytest.raises(NewerFormat, match="of format 2; this version of Dux OS knows format 1") as caught:
+        load_network(path)
+    assert "Install a newer version" in caught.value.hint
