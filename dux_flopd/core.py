@@ -38,6 +38,7 @@ OutpointKey = tuple[str, int]
 
 CALLS = (
     "createwallet",  # modern only
+    "faucet",  # dux-devchain only
     "fundrawtransaction",
     "getaddressinfo",  # modern only
     "getbestblockhash",
@@ -61,7 +62,7 @@ CALLS = (
 )
 """Every method of Core that this module calls."""
 
-_MAY_REPEAT = frozenset(CALLS) - {"createwallet", "loadwallet", "getnewaddress"}
+_MAY_REPEAT = frozenset(CALLS) - {"createwallet", "faucet", "loadwallet", "getnewaddress"}
 """Calls that do no harm when an answer was lost and they are made again (sending the same transaction included)."""
 
 WORKERS = 4
@@ -384,6 +385,10 @@ class Core:
         """Hand a signed transaction to Core's mempool; the same bytes may be sent any number of times."""
         # No second argument: it is a boolean in one dialect and a fee rate in the other.
         return str(await self.call("sendrawtransaction", raw))
+
+    async def faucet(self, address: str, koinu: int) -> str:
+        """Coins out of nothing, where the chain has a faucet; the transaction's id."""
+        return str(await self.call("faucet", address, to_coins(koinu)))
 
     # --- the wallet ------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from duxcommon.api.flopd import (
     BondOutpoint,
     ChainStatus,
     Cosignature,
+    Gift,
     History,
     KeyInfo,
     PrevOut,
@@ -34,12 +35,14 @@ from duxcommon.errors import (
     Conflict,
     DiskFull,
     DustAmount,
+    FaucetLimit,
     FeeTooHigh,
     InsufficientFunds,
     IntentSent,
     IntentUnknown,
     KeystoreMissing,
     KeyUnknown,
+    NoFaucet,
     NoPayoutCoin,
     NotPayable,
     SignRefused,
@@ -117,6 +120,22 @@ class WalletMethods:
         settings = self._daemon.settings
         rate = settings.fee_rate if fee == "normal" else settings.fee_rate_high
         return await self._daemon.wallet.send(caller.uid, to, amount, key, fee_rate=rate, dry_run=dry_run)
+
+    @method(
+        "wallet.faucet",
+        access="spend",
+        errors=(*REACH, ChainSyncing, Conflict, DiskFull, DustAmount, NoFaucet, FaucetLimit),
+        example={"amount": 5_000_000_000, "key": "first-coins"},
+        limit="10/m",
+    )
+    async def faucet(self, amount: Koinu, key: IdempotencyKey, *, caller: Caller, wait_s: Seconds = 10.0) -> Gift:
+        """Get coins from the faucet of a private trial network, where coins have no value.
+
+        The same key never asks twice. Waits up to `wait_s` seconds for the first confirmation. How much there is at a
+        time and an hour is set where the chain runs.
+        """
+        self._daemon.watcher.ready()
+        return await self._daemon.faucet.give(caller.uid, amount, key, wait_s)
 
     @method("wallet.history", access="read", errors=REACH, example={"limit": 20})
     async def history(

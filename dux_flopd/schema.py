@@ -128,4 +128,11 @@ CREATE TABLE notes (                -- proposals, votes and approvals
   paid TEXT NOT NULL, signers BLOB NOT NULL, PRIMARY KEY (height, idx, part)
 ) STRICT, WITHOUT ROWID;
 """,
+    """
+-- What the faucet of a trial network was asked for; `txid` is missing as long as no answer came.
+CREATE TABLE gifts (
+  owner INTEGER NOT NULL, key TEXT NOT NULL, amount INTEGER NOT NULL, address TEXT NOT NULL, txid TEXT,
+  PRIMARY KEY (owner, key)
+) STRICT, WITHOUT ROWID;
+""",
 )

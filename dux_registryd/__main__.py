@@ -14,6 +14,7 @@ from dux_store.methods import AppMethods
 from dux_store.publishing import Publisher
 from duxcommon.api.registryd import DirectoryStats
 from duxcommon.blobs import BlobStore
+from duxcommon.clock import CLOCK
 from duxcommon.daemon import Daemon, run
 from duxcommon.db import Store
 from duxcommon.errors import DuxError
@@ -108,7 +109,7 @@ class Registryd(Daemon):
         settings, network = self.settings, self.network
         await self.transport.start(settings.listen, settings.port, network.relays)
         self.directory.on(KIND, self.nodes.arrived)
-        self.directory.start(settings.listen, settings.directory_port, network.bootstrap, lan=settings.lan_discovery)
+        self.directory.start(settings.listen, settings.directory_port, self._to_ask(), lan=settings.lan_discovery)
         self.log.info(
             "joined",
             extra={
@@ -133,10 +134,12 @@ class Registryd(Daemon):
     async def _forget(self) -> None:
         while True:
             try:
-                await self.nodes.forget_old()
-                own = {record.body["bundle"] for record in self.listings.own()}
-                before = time.time() - self.settings.keep_payloads_days * DAY_S
-                await asyncio.to_thread(self.blobs.forget_unused, before, own)
+                # On a clock that has jumped ahead everything would seem old.
+                if CLOCK.believable():
+                    await self.nodes.forget_old()
+                    own = {record.body["bundle"] for record in self.listings.own()}
+                    before = time.time() - self.settings.keep_payloads_days * DAY_S
+                    await asyncio.to_thread(self.blobs.forget_unused, before, own)
             except (DuxError, OSError) as error:
                 self.log.warning("old nodes and payloads could not be forgotten", extra={"why": str(error)})
             await asyncio.sleep(FORGET_EVERY_S)
@@ -176,7 +179,7 @@ class Registryd(Daemon):
     def notes(self) -> list[str]:
         """What is not as it should be."""
         found = []
-        if self.network.bootstrap and self.directory.nodes() == 0:
+        if self._to_ask() and self.directory.nodes() == 0:
             found.append("no other node of the directory answers yet")
         if self.heartbeat.own.payout_address is None:
             found.append("flopd has not told the payout address yet")
@@ -184,6 +187,10 @@ class Registryd(Daemon):
 
     def rules_version(self) -> int | None:
         return self.chain.rules_version()
+
+    def _to_ask(self) -> list[str]:
+        """Nodes of the directory to begin with."""
+        return list(dict.fromkeys([*self.settings.bootstrap, *self.network.bootstrap]))
 
     def _stats(self) -> DirectoryStats:
         return DirectoryStats(

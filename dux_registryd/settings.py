@@ -49,6 +49,8 @@ class RegistrydSettings(Settings):
     """UDP port of the directory (OpenDHT); 0 takes any."""
     external_addresses: Annotated[list[HostPort], Field(max_length=4)] = []
     """Addresses under which a router forwards to `port`."""
+    bootstrap: Annotated[list[HostPort], Field(max_length=64)] = []
+    """Nodes of the directory to ask first, beside those that the network definition names; read at the start."""
     lan_discovery: bool = False
     """Find other nodes of the network in the local network by multicast."""
     heartbeat_s: Annotated[int, Field(ge=1, le=300)] = 60

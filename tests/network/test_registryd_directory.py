@@ -14,8 +14,9 @@ from duxcommon.api.common import SignedRecord
 from duxcommon.errors import UnknownNode
 from duxcommon.identity import Identity
 from duxcommon.records import sign_record
-from tests.registryd_kit import Net, Node, module_net, net, until
+from tests.registryd_kit import Net, Node, free_udp_port, module_net, net, until
 from tests.support.logs import assert_clean_logs
+from tests.support.network import definition
 
 BODY: dict[str, Any] = {
     "name": "ghost",
@@ -218,3 +219,20 @@ def test_a_listing_of_a_name_that_belongs_to_another_is_dropped(alone: tuple[Net
         member.announce(stolen)
         until(lambda: dropped(alice, "malformed") == before + 1, "the stolen one is dropped")
     assert alice.call("app.show", app=good.body["app"])["publisher"] == seller.node_id
+
+
+def test_nodes_find_each_other_by_a_setting_where_the_definition_names_none(short_tmp: Path) -> None:
+    folder = short_tmp / "n"
+    folder.mkdir()
+    made = Net(folder)
+    guardian = Identity.generate()
+    made.network = definition(guardian).model_copy(update={"bootstrap": []}).signed_by(guardian)
+    try:
+        port = free_udp_port()
+        alice = made.add("alice", directory_port=port)
+        bob = made.add("bob", bootstrap=[f"127.0.0.1:{port}"])
+        until(lambda: alice.knows(bob) and bob.knows(alice), "they know each other")
+        until(lambda: not any("directory" in note for note in bob.call("daemon.status")["notes"]), "no note of it")
+    finally:
+        for node in made.nodes:
+            node.close()
