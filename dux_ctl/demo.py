@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from duxcommon import groups
 from duxcommon.errors import (
     DaemonDown,
     DemoFailed,
@@ -21,7 +22,7 @@ from duxcommon.errors import (
     WalletLocked,
 )
 
-from . import demo_report, exits, groups
+from . import demo_report, exits
 from .control import DAEMONS, Control
 from .demo_guest import GuestProcess
 from .demo_story import Story

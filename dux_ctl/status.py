@@ -1,43 +1,69 @@
 """`dux-ctl status`: all daemons, the chain, the money and the work of this node on one screen."""
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
-from duxcommon.errors import DuxError
+from duxcommon.errors import DaemonDown, DuxError, TimedOut
 from duxcommon.money import format_flop
 
-from . import exits, render, screens_fund
+from . import catalogue, exits, reach, render, screens_fund, units
 from .control import DAEMONS, Control
 
 ENDED = ("CLOSED", "REFUNDED", "CONFLICTED", "ABANDONED")
 """Channels that need no attention any more."""
+ANSWER_S = 10.0
+"""Longest wait for one answer."""
 
 
-def _ask(control: Control, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
-    try:
-        return control.call(method, params, timeout=min(control.timeout, 10.0))
-    except DuxError as error:
-        return {"error": error.to_rpc()}
+class _Asking:
+    """Asks daemons within one time limit for all; a daemon that did not answer is not asked again."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._deadline = time.monotonic() + control.timeout
+        self._down: set[str] = set()
+
+    def daemon(self, name: str) -> dict[str, Any]:
+        """What a daemon says of itself, or the error."""
+        try:
+            return self._control.client(name).call("daemon.status", timeout=self._left())
+        except DuxError as error:
+            self._down.add(name)
+            return {"error": error.to_rpc()}
+
+    def part(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """A reply, or the error."""
+        daemon = catalogue.load()["methods"][method]["daemon"]
+        if daemon in self._down:
+            return {"error": DaemonDown(f"dux-{daemon} gives no answer").to_rpc()}
+        try:
+            return self._control.call(method, params, timeout=self._left())
+        except DuxError as error:
+            return {"error": error.to_rpc()}
+
+    def _left(self) -> float:
+        """Raises TimedOut when the time is over."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimedOut(f"not asked: {self._control.timeout:g} s were over", hint="Add --timeout SECONDS.")
+        return min(left, ANSWER_S)
 
 
 def collect(control: Control) -> dict[str, Any]:
-    """Everything that `status` shows; a part that can't be had holds its error."""
-    daemons: dict[str, Any] = {}
-    for name in DAEMONS:
-        try:
-            daemons[name] = control.client(name).call("daemon.status", timeout=min(control.timeout, 5.0))
-        except DuxError as error:
-            daemons[name] = {"error": error.to_rpc()}
+    """Everything that `status` shows; a part that can't be had holds its error. Takes `--timeout` at most."""
+    asking = _Asking(control)
     return {
-        "daemons": daemons,
-        "node": _ask(control, "node.self"),
-        "chain": _ask(control, "chain.status"),
-        "wallet": _ask(control, "wallet.balance"),
-        "keys": _ask(control, "wallet.status"),
-        "channels": _ask(control, "channel.list", {"limit": 200}),
-        "provider": _ask(control, "provider.limits"),
-        "fund": _ask(control, "fund.status"),
+        "live": reach.is_live(control.run_dir),
+        "daemons": {name: asking.daemon(name) for name in DAEMONS},
+        "node": asking.part("node.self"),
+        "chain": asking.part("chain.status"),
+        "wallet": asking.part("wallet.balance"),
+        "keys": asking.part("wallet.status"),
+        "channels": asking.part("channel.list", {"limit": 200}),
+        "provider": asking.part("provider.limits"),
+        "fund": asking.part("fund.status"),
     }
 
 
@@ -56,6 +82,8 @@ def text(found: dict[str, Any], run_dir: Path) -> str:
     """The screen."""
     wallet, chain, node, provider = found["wallet"], found["chain"], found["node"], found["provider"]
     lines = []
+    if found["live"]:
+        lines.append("live system  keys and coins are in memory: they are gone when the machine is switched off")
     label = wallet.get("network") or chain.get("network")
     if label:
         lines.append(f"network      {render.network(label)}")
@@ -88,24 +116,28 @@ def text(found: dict[str, Any], run_dir: Path) -> str:
     lines.append("")
     for name, status in found["daemons"].items():
         if "error" in status:
-            error = status["error"]
-            lines.append(
-                f"dux-{name:<10} DOWN" + ("" if error["data"]["name"] == "DaemonDown" else f"  {error['message']}")
-            )
+            lines.append(f"dux-{name:<10} DOWN  {reach.explain(status['error'])}")
             continue
         notes = "; ".join(status["notes"]) or "well"
         failures = f", {status['failures']} internal errors" if status["failures"] else ""
         lines.append(f"dux-{name:<10} up {status['uptime_s']} s, {status['calls']} calls{failures}: {notes}")
-    down = [f"dux-{name}" for name, status in found["daemons"].items() if "error" in status]
-    if len(down) == len(found["daemons"]):
-        lines += [
+    return "\n".join([*lines, *_remedies(found["daemons"], run_dir)])
+
+
+def _remedies(daemons: dict[str, Any], run_dir: Path) -> list[str]:
+    """What to do about daemons that gave no answer."""
+    down = {name: status["error"] for name, status in daemons.items() if "error" in status}
+    denied = [error for error in down.values() if reach.cause(error) == "denied"]
+    if denied:
+        return ["", f"You may not look at this node. {denied[0]['data']['hint']}"]
+    if len(down) == len(daemons) and not units.of_this_machine(run_dir):
+        return [
             "",
             f"No node runs in {run_dir}.",
             "Start one, or say where it is: set DUXNET_RUN_DIR or add --run-dir.",
         ]
-    elif down:
-        lines += ["", f"Start what is down: systemctl start {' '.join(down)}"]
-    return "\n".join(lines)
+    lines = reach.what_to_do(down, run_dir)
+    return ["", *lines] if lines else []
 
 
 def _rules(daemons: dict[str, Any]) -> str:
@@ -129,7 +161,10 @@ def _channels(channels: list[dict[str, Any]]) -> str:
 
 
 def run(args: argparse.Namespace, control: Control) -> int:
-    """Print the screen; unavailable (4) when a daemon is down."""
+    """Print the screen; unavailable (4) when a daemon is down, not allowed (3) for somebody who may not look."""
     found = collect(control)
     control.emit(found, lambda: text(found, control.run_dir))
-    return exits.UNAVAILABLE if any("error" in status for status in found["daemons"].values()) else exits.OK
+    errors = [status["error"] for status in found["daemons"].values() if "error" in status]
+    if any(reach.cause(error) == "denied" for error in errors):
+        return exits.NOT_ALLOWED
+    return exits.UNAVAILABLE if errors else exits.OK

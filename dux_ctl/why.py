@@ -8,7 +8,7 @@ from typing import Any
 from duxcommon.errors import BY_CODE, BY_NAME, DuxError, NotFound
 from duxcommon.money import format_flop
 
-from . import exits, ids, screens, screens_fund, screens_share, screens_votes
+from . import exits, ids, reach, screens, screens_fund, screens_share, screens_votes, units
 from .control import DAEMONS, Control
 from .status import ENDED
 
@@ -44,9 +44,21 @@ def _daemon(what: str, control: Control) -> list[str] | None:
     name = what.removeprefix("dux-")
     if name not in DAEMONS:
         return None
-    status = control.client(name).call("daemon.status", timeout=control.timeout)
-    well = status["notes"] or ["It says that all is well."]
-    return [f"dux-{name} {status['version']} has been running for {status['uptime_s']} s.", *well]
+    unit = f"dux-{name}"
+    try:
+        status = control.client(name).call("daemon.status", timeout=control.timeout)
+    except DuxError as error:
+        found = error.to_rpc()
+        if reach.cause(found) == "denied":
+            raise
+        lines = [f"{unit} is down: {reach.explain(found)}."]
+        lines += reach.what_to_do({name: found}, control.run_dir)
+    else:
+        lines = [f"{unit} {status['version']} has been running for {status['uptime_s']} s."]
+        lines += status["notes"] or ["It says that all is well."]
+    if units.of_this_machine(control.run_dir) and (last := units.journal(unit)):
+        lines += ["Its journal says last:", *(f"  {line}" for line in last)]
+    return lines
 
 
 def _task(what: str, control: Control) -> list[str]:

@@ -1,6 +1,6 @@
 """A client without asyncio and without models, for programs that must start fast (`dux-ctl`).
 
-Imports the standard library and `duxcommon.errors` only.
+Imports the standard library and `duxcommon.errors` only (and `duxcommon.groups` where somebody is refused).
 """
 
 import json
@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .errors import DaemonDown, MessageTooLarge, NotAllowed, RemoteError, TimedOut, from_rpc
+from .errors import DaemonDown, DuxError, MessageTooLarge, NotAllowed, RemoteError, TimedOut, from_rpc
 
 MAX_REQUEST = 8 * 1024 * 1024
 MAX_REPLY = 16 * 1024 * 1024
@@ -45,10 +45,15 @@ class BlockingClient:
                 raise ValueError("no reply object")
         except TimeoutError:
             self.close()
-            raise TimedOut(f"{method} on dux-{self.path.stem} did not answer within {timeout:.0f} s") from None
+            raise TimedOut(
+                f"{method} on dux-{self.path.stem} did not answer within {timeout:.0f} s",
+                details={"cause": "silent"},
+            ) from None
         except OSError as error:
             self.close()
-            raise DaemonDown(f"the connection to dux-{self.path.stem} broke: {error}") from None
+            raise DaemonDown(
+                f"the connection to dux-{self.path.stem} broke: {error}", details={"cause": "closed"}
+            ) from None
         except ValueError as error:
             self.close()
             raise RemoteError(f"dux-{self.path.stem} sent something that is no reply: {error}") from None
@@ -75,15 +80,25 @@ class BlockingClient:
                 self._reach(connection)
             except OSError as error:
                 connection.close()
-                if isinstance(error, PermissionError):
-                    raise NotAllowed(
-                        f"you may not connect to dux-{self.path.stem} at {self.path}",
-                        hint="Ask the machine's owner to add you to the group duxnet (`adduser NAME duxnet`).",
-                    ) from None
-                hint = f"Start it (`systemctl start dux-{self.path.stem}`) and look at `dux-ctl status`."
-                raise DaemonDown(f"can't reach dux-{self.path.stem} at {self.path}: {error}", hint=hint) from None
+                raise self._unreachable(error) from None
             self._socket = connection
         return self._socket
+
+    def _unreachable(self, error: OSError) -> DuxError:
+        """What a connection that did not come about means; `details.cause` names it for programs."""
+        name = f"dux-{self.path.stem}"
+        if isinstance(error, PermissionError):
+            from .groups import remedy
+
+            return NotAllowed(
+                f"you may not connect to {name} at {self.path}", hint=remedy("duxnet"), details={"cause": "denied"}
+            )
+        causes = {FileNotFoundError: "missing", ConnectionRefusedError: "refused", BlockingIOError: "silent"}
+        return DaemonDown(
+            f"can't reach {name} at {self.path}: {error.strerror}",
+            hint=f"Start it (`systemctl start {name}`), or see why it does not run: `journalctl -u {name} -b`.",
+            details={"cause": causes.get(type(error), "unreachable")},
+        )
 
     def _reach(self, connection: socket.socket) -> None:
         deadline = time.monotonic() + CONNECT_S

@@ -72,6 +72,7 @@ def well(**changes: Any) -> dict[str, Any]:
         "channels": part(channels=[{"state": state} for state in ("OPEN", "CLOSED", "CONFLICTED", "ABANDONED")]),
         "provider": part(running=0, queued=0, tasks=2, sandbox="ok", paused=False),
         "fund": part(spendable=0, threshold=100, missing=100),
+        "live": False,
     }
     return {**found, **changes}
 
@@ -91,7 +92,7 @@ def test_status_tells_a_locked_wallet_a_pause_and_what_is_down() -> None:
     assert "ok, paused" in text
     assert "chain        unknown" in text
     assert "channels     1 OPEN\n" in text
-    assert text.endswith("Start what is down: systemctl start dux-flopd")
+    assert text.endswith("Start what is down: systemctl start dux-flopd\nSee why: journalctl -b -u dux-flopd")
 
 
 def test_the_audit_shows_counts_as_counts() -> None:

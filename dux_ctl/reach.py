@@ -1,0 +1,57 @@
+"""Which daemon can't be reached and why, judged by how its socket behaves, and what to look at."""
+
+from pathlib import Path
+from typing import Any
+
+from . import units
+
+CAUSES = {
+    "missing": "its socket is not there",
+    "refused": "nobody listens on its socket",
+    "closed": "its connection was closed at once",
+    "silent": "it does not answer",
+    "denied": "you may not connect to it",
+}
+LIVE = "live"
+"""A file beside the sockets: this is a live system whose state is in memory."""
+
+
+def cause(error: dict[str, Any]) -> str:
+    """The cause that an RPC error object of a failed call names; empty where the daemon itself answered."""
+    return str(error["data"].get("details", {}).get("cause", ""))
+
+
+def explain(error: dict[str, Any]) -> str:
+    """In a few words what an error object says of the connection, else its message."""
+    return CAUSES.get(cause(error), str(error["message"]))
+
+
+def is_live(run_dir: Path) -> bool:
+    """Whether keys and coins are gone when the machine is switched off."""
+    return (run_dir / LIVE).exists()
+
+
+def what_to_do(down: dict[str, dict[str, Any]], run_dir: Path) -> list[str]:
+    """Lines below a status screen: daemon → the error of asking it, for those that gave no answer."""
+    if not down:
+        return []
+    names = [f"dux-{name}" for name in down]
+    seen = units.look([*names, units.FIRST_BOOT]) if units.of_this_machine(run_dir) else {}
+    boot = seen.get(units.FIRST_BOOT)
+    if boot is not None and boot.active == "failed":
+        said = f": {boot.said}" if boot.said else ""
+        return [
+            f"The first boot failed{said}. Nothing starts before it has done its work.",
+            f"See why: journalctl -u {units.FIRST_BOOT} -b",
+            f"Then start it again: systemctl restart {units.FIRST_BOOT} && systemctl start dux.target",
+        ]
+    if boot is not None and boot.active == "activating":
+        return ["The first boot is still making keys and settings; look again in a moment."]
+    lines = [f"dux-{name}: systemd says {seen[f'dux-{name}'].text}" for name in down if f"dux-{name}" in seen]
+    hang = [name for name in down if cause(down[name]) == "silent"]
+    if started := [f"dux-{name}" for name in down if name not in hang]:
+        lines.append(f"Start what is down: systemctl start {' '.join(started)}")
+    if hang:
+        lines.append(f"Restart what hangs: systemctl restart {' '.join(f'dux-{name}' for name in hang)}")
+    units_text = " ".join(f"-u {name}" for name in names)
+    return [*lines, f"See why: journalctl -b {units_text}"]

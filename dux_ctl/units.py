@@ -1,0 +1,66 @@
+"""What systemd and its journal know of this machine's daemons; nothing where the node is another than the machine's."""
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+SYSTEM_RUN_DIR = Path("/run/duxnet")
+SYSTEMD = Path("/run/systemd/system")
+"""There exactly when systemd runs the machine."""
+FIRST_BOOT = "dux-firstboot"
+ASK_S = 5.0
+LINES = 5
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How systemd sees a service."""
+
+    active: str
+    """active, activating, inactive, failed…"""
+    result: str
+    """success, exit-code, start-limit-hit…"""
+    said: str
+    """What the daemon told systemd last; empty where it told nothing."""
+
+    @property
+    def text(self) -> str:
+        """In a few words."""
+        why = f" ({self.result})" if self.result not in ("", "success") else ""
+        return f"{self.active}{why}" + (f": {self.said}" if self.said else "")
+
+
+def of_this_machine(run_dir: Path) -> bool:
+    """Whether the node of these sockets is the one that systemd runs here."""
+    return run_dir == SYSTEM_RUN_DIR and SYSTEMD.is_dir() and shutil.which("systemctl") is not None
+
+
+def _output(command: Sequence[str]) -> str:
+    """What a program prints; nothing when it fails or takes too long, because it only adds to what is known."""
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.decode(errors="replace") if done.returncode == 0 else ""
+
+
+def look(names: Sequence[str]) -> dict[str, Unit]:
+    """The services of these names (`dux-flopd`), as far as systemd tells."""
+    properties = ("Id", "ActiveState", "Result", "StatusText")
+    units = [f"{name}.service" for name in names]
+    text = _output(["systemctl", "show", "--no-pager", f"--property={','.join(properties)}", "--", *units])
+    found = {}
+    for block in text.strip().split("\n\n"):
+        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        if values.get("Id"):
+            unit = Unit(values.get("ActiveState", ""), values.get("Result", ""), values.get("StatusText", "")[:200])
+            found[values["Id"].removesuffix(".service")] = unit
+    return found
+
+
+def journal(name: str) -> list[str]:
+    """The last lines of a service's journal since the machine started; none where the caller may not read it."""
+    command = ["journalctl", f"--unit={name}.service", "--boot", f"--lines={LINES}", "--output=short", "--no-pager"]
+    return [line for line in _output([*command, "--quiet"]).splitlines() if line.strip()]

@@ -1,0 +1,237 @@
+"""`dux-ctl status` and `why` where a daemon can't be reached: which, what is the matter, and what to type now."""
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dux_ctl import exits, main, units
+from dux_ctl.control import DAEMONS
+from duxcommon import groups
+
+WELL = {
+    "name": "x", "version": "0.1.0", "pid": 1, "uptime_s": 3, "network": "devnet", "worthless": True, "calls": 1,
+    "failures": 0, "commits": 0, "rules": None, "notes": [],
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def listening(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[None]:
+    """A socket whose connections are given to `serve`, one after the other."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(16)
+
+    def run() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                serve(connection)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join(5)
+
+
+def ctl(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> tuple[int, str]:
+    """A command on the node of a folder of sockets: its status and all that it prints."""
+    code = main.main(["--run-dir", str(folder), *words])
+    shown = capsys.readouterr()
+    return code, shown.out + shown.err
+
+
+def lines_of(text: str, daemon: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(f"dux-{daemon}"))
+
+
+def test_status_names_what_each_socket_shows_and_what_to_look_at(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[socket.socket] = []
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(short_tmp / "escrowd.sock"))
+    dead.close()
+    with (
+        listening(short_tmp / "taskd.sock", lambda connection: connection.close()),
+        listening(short_tmp / "registryd.sock", kept.append),
+    ):
+        code, text = ctl(capsys, short_tmp, "--timeout", "1", "status")
+    assert code == exits.UNAVAILABLE
+    assert "its socket is not there" in lines_of(text, "flopd")
+    assert "nobody listens on its socket" in lines_of(text, "escrowd")
+    assert "its connection was closed at once" in lines_of(text, "taskd")
+    assert "it does not answer" in lines_of(text, "registryd")
+    assert "No node runs in" in text
+
+
+def test_status_takes_no_longer_than_its_timeout_when_every_daemon_hangs(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        for daemon in DAEMONS:
+            stack.enter_context(listening(short_tmp / f"{daemon}.sock", kept.append))
+        begun = time.monotonic()
+        code, text = ctl(capsys, short_tmp, "--timeout", "1.5", "status")
+        assert time.monotonic() - begun < 4
+    assert code == exits.UNAVAILABLE
+    assert text.count("DOWN") == len(DAEMONS)
+
+
+def test_a_part_of_a_daemon_that_is_down_is_not_asked_for(short_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    def answer(connection: socket.socket) -> None:
+        with connection, connection.makefile("rwb") as stream:
+            for line in stream:
+                request = json.loads(line)
+                asked.append(request["method"])
+                if request["method"] != "daemon.status":
+                    return
+                stream.write(json.dumps({"jsonrpc": "2.0", "id": request["id"], "result": WELL}).encode() + b"\n")
+                stream.flush()
+
+    with listening(short_tmp / "flopd.sock", answer):
+        code, text = ctl(capsys, short_tmp, "--timeout", "5", "status")
+    assert code == exits.UNAVAILABLE
+    assert asked[0] == "daemon.status"
+    assert "dux-flopd      up 3 s" in text
+    assert "lending      unknown" in text
+    assert "systemctl start dux-escrowd" in text
+    assert "journalctl -b -u dux-escrowd" in text
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may connect to every socket: as for somebody outside the group."""
+
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("duxcommon.blocking.BlockingClient._reach", refused)
+
+
+@pytest.mark.parametrize("words", [["status"], ["wallet", "balance"], ["why", "flopd"]], ids=" ".join)
+def test_somebody_outside_the_group_gets_the_exact_command(
+    words: list[str], short_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch)
+    code, text = ctl(capsys, short_tmp, *words)
+    assert code == exits.NOT_ALLOWED
+    assert f"`adduser {groups.user_name()} duxnet`; then log in again" in text
+    assert "systemctl start" not in text
+
+
+def test_somebody_who_was_added_after_the_login_is_told_to_log_in_again(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Group:
+        gr_mem = [groups.user_name()]
+
+    monkeypatch.setattr("grp.getgrnam", lambda name: Group)
+    refuse(monkeypatch)
+    _, text = ctl(capsys, short_tmp, "wallet", "balance")
+    assert "is in the group duxnet, but not in this session yet: log in again" in text
+
+
+def test_a_live_system_says_that_keys_and_coins_are_gone_when_it_is_switched_off(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "gone when the machine is switched off"
+    assert words not in ctl(capsys, short_tmp, "status")[1]
+    (short_tmp / "live").touch()
+    assert words in ctl(capsys, short_tmp, "status")[1]
+    assert json.loads(ctl(capsys, short_tmp, "status", "--json")[1])["live"] is True
+
+
+# --- on a machine that systemd runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Makes `short_tmp` the machine's own node, with what `systemctl show` and `journalctl` answer."""
+    programs = short_tmp / "bin"
+    programs.mkdir()
+
+    def answers(states: dict[str, tuple[str, str, str]], journal: str = "") -> None:
+        blocks = [
+            f"Id={name}.service\nActiveState={active}\nResult={result}\nStatusText={said}\n"
+            for name, (active, result, said) in states.items()
+        ]
+        (short_tmp / "units").write_text("\n".join(blocks))
+        (short_tmp / "journal").write_text(journal)
+        for program, file in (("systemctl", "units"), ("journalctl", "journal")):
+            path = programs / program
+            path.write_text(f"#!/bin/sh\ncat {short_tmp / file}\n")
+            path.chmod(0o755)
+
+    monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
+    monkeypatch.setattr(units, "SYSTEM_RUN_DIR", short_tmp)
+    monkeypatch.setattr(units, "SYSTEMD", short_tmp)
+    return answers
+
+
+def test_what_systemd_says_of_a_failed_daemon_stands_below_the_screen(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({
+        "dux-flopd": ("failed", "exit-code", "the keystore is damaged"),
+        "dux-firstboot": ("active", "success", ""),
+    })  # fmt: skip
+    _, text = ctl(capsys, short_tmp, "status")
+    assert "dux-flopd: systemd says failed (exit-code): the keystore is damaged" in text
+    assert "journalctl -b -u dux-flopd" in text
+
+
+def test_a_failed_first_boot_is_named_alone_because_nothing_starts_before_it(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({"dux-firstboot": ("failed", "exit-code", "no space left in /var/lib/duxnet")})
+    _, text = ctl(capsys, short_tmp, "status")
+    assert "The first boot failed: no space left in /var/lib/duxnet." in text
+    assert "journalctl -u dux-firstboot -b" in text
+    assert "systemctl start dux-flopd" not in text
+
+
+def test_a_first_boot_that_is_still_at_work_is_no_fault(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({"dux-firstboot": ("activating", "success", "")})
+    _, text = ctl(capsys, short_tmp, "status")
+    assert "The first boot is still making keys and settings" in text
+    assert "journalctl" not in text
+
+
+def test_why_of_a_daemon_shows_the_last_lines_of_its_journal(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({"dux-flopd": ("failed", "exit-code", "")}, "Nov 22 12:00:00 dux dux-flopd[7]: can't open the keystore\n")
+    code, text = ctl(capsys, short_tmp, "why", "dux-flopd")
+    assert code == exits.OK
+    assert "dux-flopd is down: its socket is not there." in text
+    assert "Its journal says last:\n  Nov 22 12:00:00 dux dux-flopd[7]: can't open the keystore" in text
+
+
+def test_a_systemctl_that_hangs_holds_up_nothing(
+    short_tmp: Path,
+    capsys: pytest.CaptureFixture[str],
+    machine: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine({})
+    (short_tmp / "bin" / "systemctl").write_text("#!/bin/sh\nexec sleep 60\n")
+    monkeypatch.setattr(units, "ASK_S", 0.3)
+    begun = time.monotonic()
+    _, text = ctl(capsys, short_tmp, "status")
+    assert time.monotonic() - begun < 10
+    assert "its socket is not there" in text
