@@ -79,7 +79,7 @@ IMAGE = Kind(
         "grub-efi-amd64-signed",
         "shim-signed",
         "grub-common",
-        "librsvg2-bin",
+        "fonts-dejavu-core",
     ),
 )
 """Makes the live image."""
@@ -99,6 +99,7 @@ MACHINE = Kind(
         "bubblewrap",
         "procps",
         "iproute2",
+        "faketime",
         "adduser",
         "man-db",
         "ca-certificates",
@@ -232,9 +233,9 @@ def cached(kind: Kind, sources: Sequence[Source] | None = None, suite: str = SUI
         if not fresh and target.exists() and time.time() - target.stat().st_mtime < MAX_AGE_S:
             return target
         _make(kind, sources, suite, target)
-        for old in cache.glob(f"{kind.name}-{suite}-*.tar"):
-            if old != target and time.time() - old.stat().st_mtime > MAX_AGE_S:
-                old.unlink()
+        for old in cache.glob(f"{kind.name}-{suite}-*"):
+            if old.stem != target.stem and time.time() - old.stat().st_mtime > MAX_AGE_S:
+                _remove(old)
     return target
 
 
@@ -331,6 +332,31 @@ class Root:
             tail = last_lines(log) + f"\nThe whole output is in {log}" if log else text[-3000:]
             raise Failed(f"{command[0]} failed with status {process.returncode}\n{tail}")
         return subprocess.CompletedProcess(command, process.returncode, text, "")
+
+
+def folder(kind: Kind, sources: Sequence[Source] | None = None, suite: str = SUITE) -> Path:
+    """A cached root as a folder that is only to be read (for an overlay); for root alone.
+
+    It stays as it is: a newer root is another folder.  Raises Failed.
+    """
+    if os.geteuid() != 0:
+        raise Failed("a root as a folder needs root (sudo)")
+    tar = cached(kind, sources, suite)
+    target = tar.with_suffix("")
+    with tar.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = target / "root"
+        # Newer than the tar, or it is of the one before.
+        if not made.exists() or target.stat().st_mtime < tar.stat().st_mtime:
+            _remove(target)
+            with unpacked(tar) as root:
+                part = target.with_suffix(".part")
+                _remove(part)
+                part.mkdir()
+                root.path.rename(part / "root")
+            part.rename(target)
+            os.utime(target)
+    return made
 
 
 @contextmanager

@@ -16,10 +16,11 @@ def main() -> int:
     build = ROOT / "build" / "build.in"
     build.parent.mkdir(exist_ok=True)
     build.write_text("setuptools>=75\nwheel\n")
+    project = ["pyproject.toml", "--extra", "bubblewrap"]
     jobs = [
         [str(build), "-o", "requirements-build.lock"],
-        ["pyproject.toml", "-c", "requirements-build.lock", "-o", "requirements.lock"],
-        ["pyproject.toml", "--extra", "dev", "-c", "requirements.lock", "-o", "requirements-dev.lock"],
+        [*project, "-c", "requirements-build.lock", "-o", "requirements.lock"],
+        [*project, "--extra", "dev", "-c", "requirements.lock", "-o", "requirements-dev.lock"],
     ]
     for job in jobs:
         if status := subprocess.run([*COMMON, *job], cwd=ROOT, check=False).returncode:

@@ -54,6 +54,8 @@ class Source:
     suites: tuple[str, ...]
     components: tuple[str, ...] = ("main",)
     signed_by: str = ""
+    check_valid_until: bool = True
+    """Off for a dated snapshot, whose signed index is older than apt would take."""
 
     def deb822(self) -> str:
         """A stanza for a `.sources` file, without the empty line after it."""
@@ -61,6 +63,8 @@ class Source:
         lines += [f"Components: {' '.join(self.components)}"]
         if self.signed_by:
             lines.append("Signed-By: " + self.signed_by)
+        if not self.check_valid_until:
+            lines.append("Check-Valid-Until: no")
         return "\n".join(lines) + "\n"
 
 
