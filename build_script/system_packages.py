@@ -15,6 +15,7 @@ WANTED = {
     "mmdebstrap": ("mmdebstrap", "the Debian roots that packages are built in and machines are booted from"),
     "debian-archive-keyring": ("/usr/share/keyrings/debian-archive-keyring.gpg", "the keys of Debian's archive"),
     "systemd-container": ("systemd-nspawn", "the tests that boot a machine"),
+    "faketime": ("faketime", "daemons on a machine whose clock is wrong"),
     "bsdutils": ("script", "the console of a booted machine"),
 }
 """Debian package → the program or file that shows that it is there, and what it is for."""

@@ -134,6 +134,7 @@ class Registryd(Daemon):
     async def _forget(self) -> None:
         while True:
             try:
+                await self.nodes.doubt_the_future()
                 # On a clock that has jumped ahead everything would seem old.
                 if CLOCK.believable():
                     await self.nodes.forget_old()

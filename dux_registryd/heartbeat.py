@@ -18,7 +18,7 @@ from duxcommon.api.common import Address, Hash32
 from duxcommon.api.flopd import KeyInfo
 from duxcommon.api.registryd import Hardware, NodeInfo, NodeRecord
 from duxcommon.db import Store
-from duxcommon.errors import DuxError
+from duxcommon.errors import ClockWrong, DuxError
 from duxcommon.rpc import Client
 
 from .directory import Directory
@@ -100,7 +100,12 @@ class Heartbeat:
                 own, text = self._merged(said), json.dumps(said)
                 await self._store.write(lambda c: c.execute("REPLACE INTO own VALUES (1, ?)", (text,)))
                 self._said, self.own = said, own
-                await self._renew()
+                try:
+                    await self._renew()
+                except ClockWrong:
+                    # It is announced with the first heartbeat after the clock was set.
+                    if not self._nodes.knows(self._signer.node_id):
+                        raise
                 if now:
                     self._wake.set()
         return self._nodes.show(self._signer.node_id)
@@ -128,13 +133,18 @@ class Heartbeat:
         return [address for address in dict.fromkeys(found) if _useful(address)][:MAX_ADDRESSES]
 
     async def _renew(self) -> None:
-        record = self._signer.sign(KIND, self._signer.next_seq(), self.record().model_dump(mode="json"))
+        # Above what it had before: on a clock that was set back, the time alone would not be.
+        seq = self._signer.next_seq(self._nodes.last_seq(self._signer.node_id))
+        record = self._signer.sign(KIND, seq, self.record().model_dump(mode="json"))
         await self._nodes.arrived(record)
         self._latest = record
 
     async def first(self) -> None:
-        """Make the record before anything asks for it."""
-        await self._renew()
+        """Make the record before anything asks for it; without a clock that can be believed it comes later."""
+        try:
+            await self._renew()
+        except ClockWrong as error:
+            log.warning("this node can't be announced: " + error.message, extra={"hint": error.hint})
 
     async def run(self) -> None:
         """Announce until cancelled."""

@@ -27,6 +27,7 @@ from duxcommon.errors import (
     BlobDamaged,
     BlobTooLarge,
     BlobUnknown,
+    ClockWrong,
     DiskFull,
     DuxError,
     InvalidParams,
@@ -121,7 +122,7 @@ class NodeMethods:
         """Show what a node says of itself, when it was heard of last, and the round trip to it in ms."""
         return self._nodes.show(node)
 
-    @method("node.register", access="admin", example={"name": "attic", "roles": ["provider"]})
+    @method("node.register", access="admin", errors=(ClockWrong,), example={"name": "attic", "roles": ["provider"]})
     async def register(
         self,
         name: NodeName | None = None,
@@ -132,7 +133,9 @@ class NodeMethods:
         """Set this node's name, its roles and whether it takes work; what is left out stays as it is."""
         return await self._heartbeat.change(name=name, roles=roles, accepting=accepting)
 
-    @method("node.update", access="daemon", example={"apps": [], "load_pct": 50, "accepting": True})
+    @method(
+        "node.update", access="daemon", errors=(ClockWrong,), example={"apps": [], "load_pct": 50, "accepting": True}
+    )
     async def update(
         self,
         apps: Annotated[list[Hash32], Field(max_length=256)] | None = None,
@@ -148,7 +151,7 @@ class NodeMethods:
         return await self._heartbeat.change(now=urgent, apps=apps, load_pct=load_pct, accepting=accepting)
 
     @method(
-        "node.sign", access="daemon", errors=(SigningRefused, BadRecord),
+        "node.sign", access="daemon", errors=(SigningRefused, BadRecord, ClockWrong),
         example={"kind": "receipt", "body": {"task": "00" * 16}},
     )  # fmt: skip
     async def sign(
@@ -180,8 +183,8 @@ class PeerMethods:
         "peer.call", access="daemon", timeout_s=30.0,
         # DuxError: the peer's method may answer any error of its own.
         errors=(
-            *_UNREACHABLE, MethodNotForPeers, TimedOut, SigningRefused, InvalidParams, BadRecord, RemoteError,
-            MessageTooLarge, DuxError,
+            *_UNREACHABLE, MethodNotForPeers, TimedOut, SigningRefused, InvalidParams, BadRecord, ClockWrong,
+            RemoteError, MessageTooLarge, DuxError,
         ),
         example={"node": _NODE, "method": "task.poll", "params": {"task": "00" * 16, "wait_s": 5.0}},
     )  # fmt: skip

@@ -24,6 +24,9 @@ MAX_NODES = 100_000
 FORGET_S = 30 * 86_400
 """A node that was not heard of for so long is forgotten."""
 
+AHEAD_S = 3600
+"""A record that was heard of so far in the future was heard of on a wrong clock."""
+
 
 @dataclass(frozen=True)
 class Filter:
@@ -108,6 +111,25 @@ class Nodes:
         """Drop nodes that were not heard of for a month."""
         limit = int(time.time()) - FORGET_S
         await self._store.write(lambda c: _forget(c, "seen < ?", limit))
+
+    def knows(self, node: str) -> bool:
+        """Whether any record of this node was seen."""
+        return self.last_seq(node) >= 0
+
+    def last_seq(self, node: str) -> int:
+        """The number of the newest record of this node; -1 without one."""
+        row = self._store.read(lambda c: c.execute("SELECT seq FROM nodes WHERE node = ?", (node,)).fetchone())
+        return -1 if row is None else int(row["seq"])
+
+    async def doubt_the_future(self) -> None:
+        """Count nodes as gone that were heard of on a clock ahead of this one, until they are heard of again.
+
+        After a clock that ran years ahead was set right, they would seem live for years.
+        """
+        now = int(time.time())
+        await self._store.write(
+            lambda c: c.execute("UPDATE nodes SET seen = ?, expires = ? WHERE seen > ?", (now, now, now + AHEAD_S))
+        )
 
     # --- what is asked ----------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from duxcommon.api.common import SignedRecord
+from duxcommon.clock import CLOCK, Clock
 from duxcommon.errors import SigningRefused
 from duxcommon.identity import Identity
 from duxcommon.records import sign_record
@@ -19,13 +20,19 @@ class Signer:
     """The only holder of the node's key beside the endpoint."""
 
     def __init__(
-        self, identity: Identity, network_id: str, network_name: str, users: Mapping[str, Sequence[str]]
+        self,
+        identity: Identity,
+        network_id: str,
+        network_name: str,
+        users: Mapping[str, Sequence[str]],
+        clock: Clock = CLOCK,
     ) -> None:
         self.node_id = identity.node_id
         self.network_id = network_id
         self.network_name = network_name
         self._identity = identity
         self._users = users
+        self._clock = clock
         self._own_uid = os.geteuid()
         self._last = 0
 
@@ -43,7 +50,11 @@ class Signer:
             raise SigningRefused(f"user {caller.name} may not have records of kind {kind!r} signed")
 
     def sign(self, kind: str, seq: int, body: dict[str, Any]) -> SignedRecord:
-        """A record of this node. May be called from any thread. Raises BadRecord for a body that has no one form."""
+        """A record of this node, dated now. May be called from any thread.
+
+        Raises BadRecord for a body that has no one form, ClockWrong while the date would certainly be false.
+        """
+        self._clock.check()
         return sign_record(self._identity, kind, self.network_id, seq, body)
 
     def next_seq(self, after: int = 0) -> int:

@@ -23,6 +23,7 @@ from duxcommon.errors import (
     BadManifest,
     BundleMissing,
     BundleTooLarge,
+    ClockWrong,
     Conflict,
     NotPublisher,
     ScanRefused,
@@ -60,7 +61,7 @@ class AppMethods:
         return report
 
     @method(
-        "app.publish", access="spend", errors=(*_UNREADABLE, ScanRefused, StoreFull, Conflict),
+        "app.publish", access="spend", errors=(*_UNREADABLE, ScanRefused, StoreFull, Conflict, ClockWrong),
         example={"bundle": _EXAMPLE_HASH, "key": "publish-1"}, limit="10/s",
     )  # fmt: skip
     async def publish(self, bundle: Hash32, key: IdempotencyKey) -> PublishReply:
@@ -71,7 +72,12 @@ class AppMethods:
         """
         return await self._publisher.publish(bundle, key)
 
-    @method("app.withdraw", access="spend", errors=(AppUnknown, AppAmbiguous, NotPublisher), example={"app": "my-app"})
+    @method(
+        "app.withdraw",
+        access="spend",
+        errors=(AppUnknown, AppAmbiguous, NotPublisher, ClockWrong),
+        example={"app": "my-app"},
+    )
     async def withdraw(self, app: AppRef) -> PublishReply:
         """Take an app of this node off the market. Calls that were ordered before are still served."""
         return await self._publisher.withdraw(await asyncio.to_thread(self._listings.resolve, app))

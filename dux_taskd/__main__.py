@@ -10,6 +10,7 @@ from typing import Any
 from duxcommon.api.common import Hash32, TaskId
 from duxcommon.api.taskd import ProviderLimits, SandboxStatus
 from duxcommon.blobs import BlobStore
+from duxcommon.clock import CLOCK
 from duxcommon.daemon import Daemon, run
 from duxcommon.db import Store
 from duxcommon.errors import DaemonDown, DuxError, WrongNetwork
@@ -248,6 +249,8 @@ class TaskDaemon(Daemon):
     async def _prune(self) -> None:
         while True:
             await asyncio.sleep(PRUNE_S)
+            if not CLOCK.believable():
+                continue  # On a clock that has jumped ahead every task would seem old.
             before = int(time.time()) - self.settings.keep_days * DAY_S
             try:
                 await self.queue.prune(before)

@@ -129,9 +129,10 @@ def test_a_neighbour_that_is_slow_to_store_a_record_does_not_delay_the_next_hear
         parts: dict[str, Any] = {
             "transport": SimpleNamespace(relay=lambda: "", addresses=lambda: ["127.0.0.1:9"]),
             "directory": Slow(),
-            "nodes": SimpleNamespace(arrived=arrived),
+            "nodes": SimpleNamespace(arrived=arrived, last_seq=lambda _: -1),
             "signer": SimpleNamespace(
-                next_seq=lambda: next(seqs),
+                node_id=identity.node_id,
+                next_seq=lambda after: next(seqs),
                 sign=lambda kind, seq, body: sign_record(identity, kind, NETWORK, seq, body),
             ),
         }
