@@ -10,7 +10,7 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from .rpcauth import accepts, rpcauth
 
@@ -123,11 +123,11 @@ def login_in(lines: list[Line], section: str) -> tuple[str, str] | None:
     return None
 
 
-def secured(text: str, section: str, password: str, *, chain: str) -> Secured:
+def secured(text: str, section: str, password: str, *, trust: bool = False) -> Secured:
     """`text` with everything unsafe for `section` (main, test, regtest) off, and a login of USER with `password`.
 
-    `chain` (main, test or regtest) is written into a configuration that sets nothing yet. Doing it twice changes
-    nothing more. The result holds no password.
+    With `trust`, a login of USER that is there counts, whatever its password. A configuration that sets nothing yet
+    gets the line that starts the chain. Doing it twice changes nothing more. The result holds no password.
     """
     lines = parse(text)
     empty = not any(line.key for line in lines)
@@ -142,11 +142,13 @@ def secured(text: str, section: str, password: str, *, chain: str) -> Secured:
                 shown = line.key if hide else line.raw.strip()
                 lines[index] = Line(f"{_MARK} off, {why}: {shown}{end}", line.section)
 
-    if empty and chain != "main":
-        line = "testnet=1" if chain == "test" else "regtest=1"
-        changes.append(Change(line.partition("=")[0], f"this Core is for the chain {chain}"))
+    if empty and section != "main":
+        line = "testnet=1" if section == "test" else "regtest=1"
+        changes.append(Change(line.partition("=")[0], f"this Core is for the chain {section}"))
         added.append(line)
-    _logins(lines, section, password, changes, added)
+    if not (trust and any(line.key == "rpcauth" and line.value.startswith(f"{USER}:") for line in lines)):
+        _our_login(lines, section, password, changes, added)
+    _old_login(lines, section, changes, added)
     off(lambda line: line.key == "rpcpassword", "the password stood in the clear", hide=True)
     off(lambda line: line.key == "rpcuser", "rpcauth names the user")
     off(lambda line: line.key == "rpcbind" and not loopback(line.value), "it opens the wallet to other machines")
@@ -165,25 +167,33 @@ def secured(text: str, section: str, password: str, *, chain: str) -> Secured:
     return Secured(_inserted(lines, added), tuple(changes))
 
 
-def _logins(lines: list[Line], section: str, password: str, changes: list[Change], added: list[str]) -> None:
-    """Adds our login and, so that other programs go on working, what an old user and password become."""
-    entries = [line.value for line in lines if line.key == "rpcauth" and line.section in ("", section)]
-    if not any(_lets_in(entry, USER, password) for entry in entries):
-        changes.append(Change("rpcauth", f"dux-flopd logs in as {USER}"))
-        for index, line in enumerate(lines):
-            if line.key == "rpcauth" and not line.section and line.value.startswith(f"{USER}:"):
-                end = line.raw[len(line.raw.rstrip("\r\n")) :]
-                lines[index] = replace(Line(f"{_MARK} an older login of {USER} stood here{end}"), section=line.section)
-        added.append(f"rpcauth={rpcauth(USER, password)}")
+def _entries(lines: list[Line], section: str) -> list[str]:
+    return [line.value for line in lines if line.key == "rpcauth" and line.section in ("", section)]
+
+
+def _our_login(lines: list[Line], section: str, password: str, changes: list[Change], added: list[str]) -> None:
+    if any(_lets_in(entry, USER, password) for entry in _entries(lines, section)):
+        return
+    changes.append(Change("rpcauth", f"dux-flopd logs in as {USER}"))
+    for index, line in enumerate(lines):
+        if line.key == "rpcauth" and not line.section and line.value.startswith(f"{USER}:"):
+            end = line.raw[len(line.raw.rstrip("\r\n")) :]
+            lines[index] = Line(f"{_MARK} an older login of {USER} stood here{end}")
+    added.append(f"rpcauth={rpcauth(USER, password)}")
+
+
+def _old_login(lines: list[Line], section: str, changes: list[Change], added: list[str]) -> None:
+    """So that other programs go on working, adds what an old user and password become."""
     old = login_in(lines, section)
-    if old is not None and not any(_lets_in(entry, *old) for entry in entries):
-        try:
-            added.append(f"rpcauth={rpcauth(*old)}")
-        except ValueError:
-            # Core takes more kinds of names than a line of rpcauth holds safely.
-            changes.append(Change("rpcuser", "its name can't be kept: programs that logged in so need a new login"))
-        else:
-            changes.append(Change("rpcauth", f"programs that log in as {old[0]} go on doing so"))
+    if old is None or any(_lets_in(entry, *old) for entry in _entries(lines, section)):
+        return
+    try:
+        added.append(f"rpcauth={rpcauth(*old)}")
+    except ValueError:
+        # Core takes more kinds of names than a line of rpcauth holds safely.
+        changes.append(Change("rpcuser", "its name can't be kept: programs that logged in so need a new login"))
+    else:
+        changes.append(Change("rpcauth", f"programs that log in as {old[0]} go on doing so"))
 
 
 def _lets_in(entry: str, user: str, password: str) -> bool:

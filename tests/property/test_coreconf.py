@@ -45,8 +45,8 @@ def test_read_and_written_again_any_file_is_the_same(text: str) -> None:
 
 @given(text=FILES, section=SECTIONS)
 def test_made_safe_twice_is_made_safe_once(text: str, section: str) -> None:
-    once = secured(text, section, PASSWORD, chain=section)
-    twice = secured(once.text, section, PASSWORD, chain=section)
+    once = secured(text, section, PASSWORD)
+    twice = secured(once.text, section, PASSWORD)
     assert twice.changes == ()
     assert twice.text == once.text
 
@@ -61,12 +61,12 @@ def test_no_foreign_line_is_lost_moved_or_changed(text: str, section: str) -> No
             if line.key not in ours and not line.raw.startswith("# dux-ctl setup flopcoin:")
         ]
 
-    assert foreign(secured(text, section, PASSWORD, chain=section).text) == foreign(text)
+    assert foreign(secured(text, section, PASSWORD).text) == foreign(text)
 
 
 @given(text=FILES, section=SECTIONS)
 def test_what_comes_out_is_safe_for_both_families_of_core(text: str, section: str) -> None:
-    lines = parse(secured(text, section, PASSWORD, chain=section).text)
+    lines = parse(secured(text, section, PASSWORD).text)
     active = [line for line in lines if line.key and line.section in ("", section)]
     assert not [line for line in active if line.key in ("rpcuser", "rpcpassword")]
     assert all(loopback(line.value) for line in active if line.key in ("rpcbind", "rpcallowip"))
@@ -84,12 +84,12 @@ def test_what_other_chains_have_in_their_sections_stays(text: str, section: str)
     def others(value: str) -> list[str]:
         return [line.raw.rstrip("\n") for line in parse(value) if line.section not in ("", section)]
 
-    assert others(secured(text, section, PASSWORD, chain=section).text) == others(text)
+    assert others(secured(text, section, PASSWORD).text) == others(text)
 
 
 @given(text=FILES)
 def test_no_password_is_left_and_none_is_shown(text: str) -> None:
-    made = secured(text.replace("secret", "Geheim-1"), "main", PASSWORD, chain="main")
+    made = secured(text.replace("secret", "Geheim-1"), "main", PASSWORD)
     kept = [line.raw for line in parse(made.text) if line.section in ("", "main")]
     assert "Geheim-1" not in "".join(kept)
     assert PASSWORD not in made.text
@@ -100,7 +100,7 @@ def test_no_password_is_left_and_none_is_shown(text: str) -> None:
 
 @given(user=st.text("abz09_.-", min_size=1, max_size=20), password=st.text("aZ09+/=!$%&", min_size=1, max_size=30))
 def test_programs_with_the_old_password_can_still_log_in(user: str, password: str) -> None:
-    made = secured(f"rpcuser={user}\nrpcpassword={password}\n", "main", PASSWORD, chain="main")
+    made = secured(f"rpcuser={user}\nrpcpassword={password}\n", "main", PASSWORD)
     entries = [line.value for line in parse(made.text) if line.key == "rpcauth"]
     if user != USER:
         assert sum(accepts(entry, user, password) for entry in entries) == 1
@@ -111,17 +111,17 @@ def test_programs_with_the_old_password_can_still_log_in(user: str, password: st
 
 
 def test_an_empty_file_becomes_one_that_core_can_start_with() -> None:
-    made = secured("", "regtest", PASSWORD, chain="regtest")
+    made = secured("", "regtest", PASSWORD)
     lines = parse(made.text)
     assert [line.key for line in lines if line.key] == ["regtest", "rpcauth", "server"]
     assert chain_of(lines) == "regtest"
-    assert chain_of(parse(secured("", "main", PASSWORD, chain="main").text)) == "main"
-    assert chain_of(parse(secured("# nothing\n", "test", PASSWORD, chain="test").text)) == "test"
+    assert chain_of(parse(secured("", "main", PASSWORD).text)) == "main"
+    assert chain_of(parse(secured("# nothing\n", "test", PASSWORD).text)) == "test"
 
 
 def test_an_old_style_file_is_told_line_by_line_what_is_wrong() -> None:
     text = "rpcuser=bob\nrpcpassword=geheim\nrpcallowip=192.168.0.0/16\nserver=0\n"
-    made = secured(text, "main", PASSWORD, chain="main")
+    made = secured(text, "main", PASSWORD)
     assert [change.key for change in made.changes] == [
         "rpcauth", "rpcauth", "rpcpassword", "rpcuser", "rpcallowip", "server"
     ]  # fmt: skip
@@ -129,15 +129,15 @@ def test_an_old_style_file_is_told_line_by_line_what_is_wrong() -> None:
 
 
 def test_an_allowance_without_an_address_to_listen_on_opens_older_cores_to_everyone() -> None:
-    made = secured("rpcallowip=127.0.0.1\n", "main", PASSWORD, chain="main")
+    made = secured("rpcallowip=127.0.0.1\n", "main", PASSWORD)
     assert first(parse(made.text), "rpcallowip") is None
-    kept = secured("rpcbind=127.0.0.1\nrpcallowip=127.0.0.1\n", "main", PASSWORD, chain="main")
+    kept = secured("rpcbind=127.0.0.1\nrpcallowip=127.0.0.1\n", "main", PASSWORD)
     assert first(parse(kept.text), "rpcallowip") == "127.0.0.1"
 
 
 def test_a_new_password_replaces_our_older_login_and_no_other() -> None:
-    text = secured("rpcauth=carol:" + "a" * 32 + "$" + "b" * 64 + "\n", "main", "old" * 9, chain="main").text
-    made = secured(text, "main", PASSWORD, chain="main")
+    text = secured("rpcauth=carol:" + "a" * 32 + "$" + "b" * 64 + "\n", "main", "old" * 9).text
+    made = secured(text, "main", PASSWORD)
     users = [line.value.partition(":")[0] for line in parse(made.text) if line.key == "rpcauth"]
     assert sorted(users) == ["carol", "dux"]
 
@@ -186,3 +186,9 @@ def test_an_old_login_is_found_in_the_section_of_its_chain() -> None:
     assert login_in(parse("[regtest]\nrpcuser=a\nrpcpassword=b\n"), "regtest") == ("a", "b")
     assert login_in(parse("[test]\nrpcuser=a\nrpcpassword=b\n"), "regtest") is None
     assert accepts(rpcauth("a", "b"), "a", "b")
+
+
+def test_who_can_not_read_our_password_takes_our_login_for_right() -> None:
+    text = secured("", "main", "one" * 9).text
+    assert secured(text, "main", PASSWORD, trust=True).changes == ()
+    assert [change.key for change in secured(text, "main", PASSWORD).changes] == ["rpcauth"]
