@@ -20,8 +20,11 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, group: int | Non
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A full disk is found out by write(), which names nothing.
+            error.filename = str(path)
         raise
     sync_directory(path.parent)
 
