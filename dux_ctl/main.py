@@ -30,6 +30,7 @@ OWN = {
     "why": "explain a task, payment, channel, app, node, proposal, payout key, daemon, error, or the airdrop",
     "audit": "prove that chain, channels, payments and books agree to the koinu",
     "demo": "pay a second, temporary node for a task, and be paid by it; coins of a trial network only",
+    "setup": "connect a Flopcoin Core on this machine",
     "completion": "print what makes the shell complete dux-ctl's words: `eval` it",
 }
 OWN_EXAMPLES = {
@@ -37,9 +38,17 @@ OWN_EXAMPLES = {
     "why": "dux-ctl why image-upscale",
     "audit": "dux-ctl audit",
     "demo": "dux-ctl demo",
+    "setup": "dux-ctl setup flopcoin --check",
     "completion": "dux-ctl completion bash",
 }
-OWN_VERBS = {"app": "apps", "task": "tasks", "airdrop": "airdrops", "param": "params", "proposal": "proposals"}
+OWN_VERBS = {
+    "app": "apps",
+    "network": "networks",
+    "task": "tasks",
+    "airdrop": "airdrops",
+    "param": "params",
+    "proposal": "proposals",
+}
 """Namespaces with verbs that take more than a call → the module that adds them."""
 NAMESPACES = {
     "app": "the store: publish, search and show apps; init and test for sellers",
@@ -120,6 +129,11 @@ def _add_own(name: str, parser: argparse.ArgumentParser) -> None:
         from . import demo
 
         demo.register(parser)
+    elif name == "setup":
+        from . import setup
+
+        for sub in setup.register(parser):
+            _common(sub, top=False)
     else:
         from .completion import run as completion
 

@@ -144,7 +144,7 @@ class NoPayoutCoin(FlopdError):
 
 class NoFaucet(FlopdError):
     code = 2033
-    hint_default = "Only private trial networks have one; elsewhere `dux-ctl wallet receive` shows an address to be paid at."
+    hint_default = "Only private trial networks have one; elsewhere `dux-ctl wallet receive` tells where to be paid."
 
 
 class FaucetLimit(FlopdError):

@@ -117,3 +117,36 @@ class KeystoreForeign(SetupError):
 class AlreadyOnNetwork(SetupError):
     code = 8207
     hint_default = "Join another network with `dux-ctl network join FILE`, which moves what is there aside first."
+
+
+class ChainUnreachable(SetupError):
+    code = 8001
+    hint_default = "Ask the owner of the hosting machine to open that port, and check that both are on one network."
+    retry = True
+
+
+class InvitationRefused(SetupError):
+    code = 8002
+    hint_default = "Ask the owner of the hosting machine for a new file: `dux-ctl network host FILE` there."
+
+
+class NoAddress(SetupError):
+    code = 8003
+    hint_default = (
+        "Name the address under which the other machines reach this one: `dux-ctl network host --address A FILE`."
+    )
+
+
+class NotHosting(SetupError):
+    code = 8004
+    hint_default = "`dux-ctl network leave` gives this machine a trial network of its own again, which it can host."
+
+
+class SwitchFailed(SetupError):
+    code = 8005
+    hint_default = "Look at `dux-ctl status` and `journalctl -b -u 'dux-*'`."
+
+
+class CoinsInChannels(SetupError):
+    code = 8006
+    hint_default = "Close the channels first (`dux-ctl channel close ID`), or add --yes and leave their coins behind."

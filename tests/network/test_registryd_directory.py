@@ -232,7 +232,7 @@ def test_nodes_find_each_other_by_a_setting_where_the_definition_names_none(shor
         alice = made.add("alice", directory_port=port)
         bob = made.add("bob", bootstrap=[f"127.0.0.1:{port}"])
         until(lambda: alice.knows(bob) and bob.knows(alice), "they know each other")
-        until(lambda: not any("directory" in note for note in bob.call("daemon.status")["notes"]), "no note of it")
+        until(lambda: not any("no other node" in note for note in bob.call("daemon.status")["notes"]), "no note of it")
     finally:
         for node in made.nodes:
             node.close()

@@ -1,0 +1,157 @@
+"""A node's state moved aside for a fresh one, and back again when that does not come to a good end.
+
+The journal (`setup/switch.json`) is written before the first file moves and removed when the new node runs. While it is
+there, the machine is between two networks, and whoever finds it undoes what was begun.
+"""
+
+import errno
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from duxcommon import failpoint
+from duxcommon.errors import SwitchFailed
+from duxcommon.files import sync_directory, write_atomic
+
+from .paths import Paths
+
+UNIT_DROP_INS = ("dux-flopd.service.d/10-chain.conf", "dux-devchain.service.d/10-network.conf")
+COPY_S = 600.0
+
+
+class Journal(BaseModel):
+    """What was begun."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    old: str
+    """The folder that the old state goes to; below it everything lies as it did below /."""
+    items: list[str]
+    """What belongs to a network, from the root on."""
+    there: list[str]
+    """Those that the old node had."""
+
+
+def journal_path(paths: Paths) -> Path:
+    """Where the journal is."""
+    return paths.setup / "switch.json"
+
+
+def flopd_unit(paths: Paths) -> Path:
+    """Lets dux-flopd talk to a chain on another machine."""
+    return paths.root / "etc/systemd/system" / UNIT_DROP_INS[0]
+
+
+def chain_unit(paths: Paths) -> Path:
+    """Lets other machines talk to the trial chain of this one."""
+    return paths.root / "etc/systemd/system" / UNIT_DROP_INS[1]
+
+
+def hosting_file(paths: Paths) -> Path:
+    """What the machine remembers of being a host."""
+    return paths.setup / "hosting.json"
+
+
+def interrupted(paths: Paths) -> Journal | None:
+    """What was begun and not ended. Raises SwitchFailed for a journal that can't be read."""
+    try:
+        return Journal.model_validate_json(journal_path(paths).read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValidationError) as error:
+        raise SwitchFailed(f"{journal_path(paths)} can't be read: {error}") from error
+
+
+def move_aside(paths: Paths) -> Journal:
+    """Move everything that belongs to the network below a new folder of root's alone. Raises OSError, SwitchFailed."""
+    parts = [*paths.everything(), flopd_unit(paths), chain_unit(paths), hosting_file(paths)]
+    items = [str(path.relative_to(paths.root)) for path in parts]
+    there = [item for item in items if os.path.lexists(paths.root / item)]
+    old = _fresh_folder(paths)
+    journal = Journal(old=str(old), items=items, there=there)
+    write_atomic(journal_path(paths), journal.model_dump_json().encode(), mode=0o600)
+    failpoint.hit("switch:journal")
+    for item in there:
+        _move(paths.root / item, old / item)
+        failpoint.hit("switch:moved")
+    return journal
+
+
+def undo(paths: Paths, journal: Journal) -> None:
+    """Put the old state back; what was made since is kept in `abandoned` beside it. Goes on where a kill stopped it.
+
+    Raises OSError, SwitchFailed.
+    """
+    old = Path(journal.old)
+    for item in journal.items:
+        here, kept = paths.root / item, old / item
+        if item not in journal.there:
+            _set_aside(here, old / "abandoned" / item)
+        elif os.path.lexists(kept):
+            _set_aside(here, old / "abandoned" / item)
+            _move(kept, here)
+        failpoint.hit("switch:undone")
+    finish(paths)
+
+
+def finish(paths: Paths) -> None:
+    """The machine is on one network again."""
+    journal_path(paths).unlink(missing_ok=True)
+    sync_directory(paths.setup)
+
+
+def _fresh_folder(paths: Paths) -> Path:
+    parent = paths.var / "old"
+    parent.mkdir(mode=0o700, exist_ok=True)
+    parent.chmod(0o700)
+    name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    folder = _free(parent / name)
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _free(path: Path) -> Path:
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
+
+
+def _set_aside(source: Path, target: Path) -> None:
+    if os.path.lexists(source):
+        _move(source, _free(target))
+
+
+def _move(source: Path, target: Path) -> None:
+    """Move a file or folder with its owners. On another file system the copy gets its name when it is whole."""
+    target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy(source, target)
+    sync_directory(target.parent)
+
+
+def _copy(source: Path, target: Path) -> None:
+    part = target.with_name(f".{target.name}.part")
+    if part.is_dir():
+        shutil.rmtree(part)
+    done = subprocess.run(
+        ["cp", "--archive", "--no-target-directory", "--", str(source), str(part)],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COPY_S, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise SwitchFailed(f"{source} could not be copied: {done.stderr.strip()[:300]}")
+    os.sync()
+    os.rename(part, target)
+    if source.is_dir() and not source.is_symlink():
+        shutil.rmtree(source)
+    else:
+        source.unlink()
