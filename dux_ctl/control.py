@@ -12,8 +12,9 @@ from typing import Any
 from duxcommon.blocking import BlockingClient
 from duxcommon.errors import DuxError
 
-from . import catalogue, render, screens
+from . import catalogue, render, screens, versions
 from .printable import PrintableClient
+from .versions import VersionedClient
 
 DAEMONS = ("flopd", "escrowd", "taskd", "registryd", "airdropd", "sandbox")
 
@@ -35,7 +36,7 @@ class Control:
     def client(self, daemon: str) -> BlockingClient:
         """The connection to a daemon of this node."""
         if daemon not in self._clients:
-            kind = BlockingClient if self.as_json else PrintableClient
+            kind = VersionedClient if self.as_json else PrintableClient
             self._clients[daemon] = kind(self.run_dir / f"{daemon}.sock")
         return self._clients[daemon]
 
@@ -46,6 +47,14 @@ class Control:
         daemon = catalogue.load()["methods"][method]["daemon"]
         with self._telling(f"waiting for dux-{daemon} to answer", params or {}):
             return self.client(daemon).call(method, params, timeout=self.timeout if timeout is None else timeout)
+
+    def different_versions(self) -> list[str]:
+        """A sentence for each version, other than this one, of the daemons that were talked to."""
+        found: dict[str, Any] = {}
+        for name, client in self._clients.items():
+            with contextlib.suppress(DuxError):
+                found[name] = client.call("daemon.status", timeout=min(self.timeout, versions.ASK_S))
+        return versions.lines(found)
 
     @contextlib.contextmanager
     def _telling(self, text: str, params: dict[str, Any]) -> Iterator[None]:

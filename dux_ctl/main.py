@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from duxcommon import __version__
-from duxcommon.errors import DuxError, InvalidParams
+from duxcommon.errors import DuxError, InvalidParams, VersionMismatch
 
 from . import catalogue, exits, generated
 from .control import DAEMONS, Control, default_run_dir
@@ -263,6 +263,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DuxError as error:
         control.fail({"error": error.to_rpc()}, "dux-ctl", error)
         return exits.status_of(error)
+    except (LookupError, TypeError, AttributeError, ValueError):
+        # A reply of another form than was expected; between equal versions it is a fault of ours, and shown as one.
+        if not (different := control.different_versions()):
+            raise
+        mismatch = VersionMismatch(f"this command does not understand what it was answered: {'; '.join(different)}")
+        control.fail({"error": mismatch.to_rpc()}, "dux-ctl", mismatch)
+        return exits.status_of(mismatch)
     except KeyboardInterrupt:
         goes_on = "; what was ordered goes on, see `dux-ctl task list`" if args.command == "task" else ""
         print(f"\ndux-ctl: interrupted{goes_on}", file=sys.stderr)

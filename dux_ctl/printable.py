@@ -3,8 +3,9 @@
 import re
 from typing import Any
 
-from duxcommon.blocking import BlockingClient
 from duxcommon.errors import DuxError
+
+from .versions import VersionedClient
 
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -20,8 +21,10 @@ def printable(value: Any) -> Any:
     return value
 
 
-class PrintableClient(BlockingClient):
+class PrintableClient(VersionedClient):
     """A client whose replies and errors are going to be shown to a person."""
+
+    checks_replies = True
 
     def call(self, method: str, params: dict[str, Any] | None = None, *, timeout: float = 60.0) -> dict[str, Any]:
         """See BlockingClient."""

@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from duxcommon.errors import DaemonDown, DuxError, TimedOut
+from duxcommon.errors import DaemonDown, DuxError, TimedOut, VersionMismatch
 from duxcommon.money import format_flop
 
-from . import catalogue, exits, reach, render, screens_fund, units
+from . import catalogue, exits, reach, render, screens_fund, units, versions
 from .control import DAEMONS, Control
 
 ENDED = ("CLOSED", "REFUNDED", "CONFLICTED", "ABANDONED")
@@ -116,16 +116,27 @@ def text(found: dict[str, Any], run_dir: Path) -> str:
     lines.append("")
     for name, status in found["daemons"].items():
         if "error" in status:
-            lines.append(f"dux-{name:<10} DOWN  {reach.explain(status['error'])}")
+            state = "??" if _other_version(status) else "DOWN"
+            lines.append(f"dux-{name:<10} {state}  {reach.explain(status['error'])}")
             continue
         notes = "; ".join(status["notes"]) or "well"
         failures = f", {status['failures']} internal errors" if status["failures"] else ""
         lines.append(f"dux-{name:<10} up {status['uptime_s']} s, {status['calls']} calls{failures}: {notes}")
+    if different := versions.lines(found["daemons"]):
+        lines += ["", *different]
     return "\n".join([*lines, *_remedies(found["daemons"], run_dir)])
+
+
+def _other_version(status: dict[str, Any]) -> bool:
+    """Whether a daemon answered, and in a way that this version does not understand."""
+    return "error" in status and status["error"]["data"]["name"] == "VersionMismatch"
 
 
 def _remedies(daemons: dict[str, Any], run_dir: Path) -> list[str]:
     """What to do about daemons that gave no answer."""
+    other = [f"dux-{name}" for name, status in daemons.items() if _other_version(status)]
+    if other:
+        return ["", f"Of another version than dux-ctl: {', '.join(other)}. {VersionMismatch.hint_default}"]
     down = {name: status["error"] for name, status in daemons.items() if "error" in status}
     denied = [error for error in down.values() if reach.cause(error) == "denied"]
     if denied:

@@ -9,7 +9,17 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from ..errors import DaemonDown, DuxError, MessageTooLarge, RemoteError, TimedOut, from_rpc
+from .. import __version__
+from ..errors import (
+    DaemonDown,
+    DuxError,
+    MessageTooLarge,
+    MethodNotFound,
+    RemoteError,
+    TimedOut,
+    VersionMismatch,
+    from_rpc,
+)
 from . import wire
 
 M = TypeVar("M", bound=BaseModel)
@@ -44,13 +54,26 @@ class Client:
         timeout: float = 60.0,
         peer: str | None = None,
     ) -> M:
-        """Call `method` and check the answer against `reply`. `timeout` in seconds; `peer`: see `call_raw`."""
-        result = await self.call_raw(method, params, timeout=timeout, peer=peer)
+        """Call `method` and check the answer against `reply`. `timeout` in seconds; `peer`: see `call_raw`.
+
+        Raises VersionMismatch when the daemon does not know the method, or answers in another form.
+        """
+        try:
+            result = await self.call_raw(method, params, timeout=timeout, peer=peer)
+        except MethodNotFound as error:
+            if "peer" in error.details:
+                raise  # Another node's daemon said so.
+            raise VersionMismatch(
+                f"dux-{self.path.stem} does not know {method}, which this version ({__version__}) calls"
+            ) from error
         try:
             return reply.model_validate(result)
         except ValidationError as error:
-            raise RemoteError(
-                f"{method} answered something else than it declares: {error.errors()[0]['msg']}"
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise VersionMismatch(
+                f"dux-{self.path.stem} answered {method} with something else than this version ({__version__}) "
+                f"declares: {place + ': ' if place else ''}{first['msg']}"
             ) from error
 
     async def call_raw(

@@ -144,7 +144,7 @@ def test_a_reply_that_comes_too_late_is_not_taken_for_the_next_calls(
 def test_a_reply_of_another_form_than_expected_is_a_remote_error(short_tmp: Path, daemon_logs: list[str]) -> None:
     with probe(short_tmp) as daemon:
         daemon.start()
-        with pytest.raises(RemoteError, match="something else than it declares"):
+        with pytest.raises(RemoteError, match="something else than this version"):
             with_client(daemon.socket, lambda client: client.call("probe.word", Ok))
 
 
