@@ -50,6 +50,9 @@ class Question:
     start: str
     """The command that starts this Core."""
     restart: str
+    """The one that lets it read its configuration again."""
+    cli: str
+    """Core's client, to be followed by a method."""
     wallet: str
     """Name of the wallet, on Cores that have several."""
     trusted: frozenset[int] | None
@@ -220,7 +223,7 @@ def _peers(question: Question, client: CoreClient, dialect: str, findings: list[
 
 
 def _wallet(question: Question, client: CoreClient, dialect: str, findings: list[Finding]) -> None:
-    cli, name = question.kind.client, question.wallet
+    name = question.wallet
     path = "/" if dialect == "flopcoin" else f"/wallet/{name}"
     try:
         info = client.call("getwalletinfo", path=path)
@@ -236,7 +239,7 @@ def _wallet(question: Question, client: CoreClient, dialect: str, findings: list
         return
     until = info.get("unlocked_until")
     if until is not None and int(until) <= time.time():
-        do = f"Unlock it for as long as the node is to work: {cli} walletpassphrase PASSPHRASE SECONDS"
+        do = f"Unlock it for as long as the node is to work: {question.cli} walletpassphrase PASSPHRASE SECONDS"
         findings.append(Finding("wallet", "wrong", "Core's wallet is encrypted and locked: nothing can be paid", do))
     elif info.get("descriptors") or info.get("private_keys_enabled") is False:
         do = "Name another wallet at the end of core.url; dux-flopd makes one that fits."

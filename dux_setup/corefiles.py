@@ -99,10 +99,13 @@ def choose(kind: Kind, *, datadir: Path | None, conf: Path | None, home: Path, u
     datadir = Path(os.path.abspath(datadir))
     if not datadir.parent.is_dir():
         raise CoreFileUnusable(f"there is no folder {datadir.parent}")
-    process = next((one for one in running if one.datadir is not None and _same(one.datadir, datadir)), None)
+    folder = corefind.folder(kind, datadir)
+    # A stranger may call any program so, and name any folder.
+    own = [one for one in running if one.uid in (0, uid, folder.uid)]
+    process = next((one for one in own if one.datadir is not None and _same(one.datadir, datadir)), None)
     named = conf or (process.conf if process is not None else None)
     path = Path(os.path.abspath(named)) if named else datadir / kind.conf
-    return Target(kind, corefind.folder(kind, datadir), path, process, programs[0] if programs else None)
+    return Target(kind, folder, path, process, programs[0] if programs else None)
 
 
 def _same(one: Path, other: Path) -> bool:

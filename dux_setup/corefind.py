@@ -116,6 +116,16 @@ def person() -> tuple[Path, int]:
     return Path(entry.pw_dir), entry.pw_uid
 
 
+def other_user(uid: int) -> str:
+    """The name of another user than the one at the terminal; empty for that one."""
+    if uid == person()[1]:
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"#{uid}"
+
+
 def programs(kind: Kind) -> list[Path]:
     """Core's programs in the usual places."""
     found = [Path(folder, name) for folder in kind.program_folders for name in kind.programs]

@@ -1,0 +1,280 @@
+"""Setting up a Core as a plan that can be shown first: what is there, what would change, and doing it.
+
+Every step replaces whole files and is left out when it was done before, so that an interrupted run is just run again.
+"""
+
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from duxcommon.errors import CoreChainDiffers, CoreNotReady, MainChainNotAccepted
+from duxcommon.network import NetworkDefinition, load_network
+
+from . import corefiles, corefind, corenode
+from .corecheck import Checked, Finding, Question, check
+from .coreconf import USER, loopback, parse, ports
+from .corefiles import ConfFile, Target
+from .corefind import KINDS
+from .corenode import Node
+from .corerpc import DEADLINE_S, Login
+from .invitation import ChainAccess
+from .machine import Machine
+from .paths import Paths
+from .rpcauth import new_password
+
+UNIT = "flopcoind.service"
+UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib/systemd/system")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for."""
+
+    chain: str | None = None
+    datadir: Path | None = None
+    conf: Path | None = None
+    network: Path | None = None
+    """A signed definition to put this node on."""
+    deadline_s: float = DEADLINE_S
+    """For each answer of Core."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A Core, how it is, and what is to be done."""
+
+    paths: Paths
+    target: Target
+    conf: ConfFile
+    password: str
+    checked: Checked
+    node: Node
+    definition: NetworkDefinition | None
+    """The network to move to; None when none was named or the node is on it."""
+    findings: tuple[Finding, ...]
+    connects: bool
+    """Whether dux-flopd, which is on this chain already, gets another address or password."""
+    commands: "Commands"
+    may_change: bool
+    """Whether this process has the rights to carry it out."""
+
+    @property
+    def hindrances(self) -> list[Finding]:
+        """What must be right before a node may stand on this Core."""
+        modern = self.checked.dialect == "modern"
+        # A missing wallet is made by dux-flopd, on Cores that have several. Peers are there or will be.
+        bearable = {"node", "peers", "program", *(["wallet"] if modern else [])}
+        return [one for one in self.findings if one.state == "wrong" and one.name != "node"] + [
+            one for one in self.findings if one.state == "missing" and one.name not in bearable
+        ]
+
+
+def make(paths: Paths, wish: Wish) -> Plan:
+    """Look at everything and change nothing. Raises TwoCores, CoreFileUnusable, CoreChainDiffers, and what
+    `load_network` raises; MainChainNotAccepted when a definition of Flopcoin's main chain is given without the risk
+    being accepted.
+    """
+    node = corenode.look(paths)
+    definition = load_network(wish.network) if wish.network is not None else None
+    target = _target(wish, definition)
+    if definition is not None and definition.chain == "main" and not node.accepts_main_chain:
+        raise MainChainNotAccepted(f"{wish.network} is a network on Flopcoin's main chain, whose coins have value")
+    root = os.geteuid() == 0 or not paths.real
+    kept = corenode.kept_password(paths) if root else None
+    password = kept or new_password()
+    conf = corefiles.read_conf(target, password, trust=not root)
+    commands = _commands(target)
+    others, trouble = corefiles.logins(target, conf)
+    kind = target.kind
+    fits = node.network is not None and node.network.chain == kind.params.name
+    stands = definition or (node.network if fits else None)
+    question = Question(
+        kind=kind,
+        ports=_ports(target, conf),
+        ours=Login(USER, kept, f"the login {USER}") if kept else None,
+        others=others,
+        start=commands.start,
+        restart=commands.restart,
+        cli=commands.cli,
+        wallet=node.wallet if fits else corenode.DEFAULT_WALLET,
+        trusted=frozenset({0, os.getuid(), target.folder.uid}),
+        ours_hidden=not root,
+        birth_height=stands.birth_height if stands is not None else 0,
+        deadline_s=wish.deadline_s,
+    )
+    checked = check(question, corefind.listeners)
+    findings = [*_files(target, conf), *checked.findings]
+    if trouble and checked.state("login") != "ok":
+        findings.append(Finding("cookie", "missing", trouble, "Run this with sudo, or as Core's user."))
+    findings.append(corenode.finding(node, kind.params.name, checked.port))
+    connects = (
+        fits
+        and root
+        and checked.dialect != ""
+        and corenode.unconnected(paths, node, _core(paths, node, checked, password), password)
+    )
+    moves = definition is not None and (node.network is None or node.network.id != definition.id)
+    return Plan(
+        paths, target, conf, password, checked, node, definition if moves else None,
+        tuple(findings), connects, commands, root,
+    )  # fmt: skip
+
+
+def _target(wish: Wish, definition: NetworkDefinition | None) -> Target:
+    named = wish.chain or (definition.chain if definition is not None else None)
+    if definition is not None and named != definition.chain:
+        raise CoreChainDiffers(f"{wish.network} is a network on chain {definition.chain}, and --chain says {named}")
+    if named is not None and named not in KINDS:
+        raise CoreChainDiffers(
+            f"{wish.network} is a network on chain {named}, which is not Flopcoin's",
+            hint="A private trial network is joined with `dux-ctl network join FILE`.",
+        )
+    home, uid = corefind.person()
+    kind = KINDS[named or "main"]
+    target = corefiles.choose(kind, datadir=wish.datadir, conf=wish.conf, home=home, uid=uid)
+    if named is None and (found := corefiles.chain_started(target)) in KINDS and found != kind.section:
+        target = corefiles.choose(KINDS[found], datadir=wish.datadir, conf=wish.conf, home=home, uid=uid)
+    return target
+
+
+def _ports(target: Target, conf: ConfFile) -> list[int]:
+    found = ports(parse(conf.text), target.kind.section, target.kind.params.rpc_port)
+    written = target.process.options.get("rpcport", "") if target.process else ""
+    return [int(written), *found] if written.isascii() and written.isdigit() else found
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What to type for this Core."""
+
+    start: str
+    restart: str
+    cli: str
+    """Its client, to be followed by a method."""
+
+
+def _commands(target: Target) -> Commands:
+    options = [f"-datadir={target.folder.path}"]
+    if target.conf != target.folder.path / target.kind.conf:
+        options.append(f"-conf={target.conf}")
+    if target.process is not None and target.process.section is not None:
+        options.append("-regtest" if target.process.section == "regtest" else "-testnet")
+    words = shlex.join(options)
+    other = corefind.other_user(target.folder.uid)
+    prefix = f"sudo -u {shlex.quote(other)} " if other else ""
+    cli = f"{prefix}{target.kind.client} {words}"
+    if any(Path(folder, UNIT).exists() for folder in UNIT_FOLDERS) and "flopcoind" in target.kind.programs:
+        return Commands("sudo systemctl start flopcoind", "sudo systemctl restart flopcoind", cli)
+    start = f"{prefix}{target.program or target.kind.programs[0]} {words} -daemon"
+    return Commands(start, f"{cli} stop; {start}", cli)
+
+
+def _files(target: Target, conf: ConfFile) -> list[Finding]:
+    found = []
+    if target.process is not None:
+        found.append(Finding("program", "ok", f"{target.process.program} runs as process {target.process.pid}"))
+    elif target.program is not None:
+        found.append(Finding("program", "ok", f"{target.program}"))
+    else:
+        looked = ", ".join(target.kind.program_folders)
+        do = "Install Flopcoin Core (docs/flopcoin.md says how to run it as a service)."
+        found.append(Finding("program", "missing", f"no {target.kind.programs[0]} in {looked}", do))
+    mend = "`sudo dux-ctl setup flopcoin` shows what it would change, and asks."
+    if not conf.exists:
+        found.append(Finding("conf", "missing", f"there is no {conf.path}", mend))
+    elif not conf.changes:
+        found.append(Finding("conf", "ok", f"{conf.path} is safe"))
+    else:
+        for change in conf.changes:
+            state: Any = "missing" if change.key in ("rpcauth", "server", "regtest", "testnet") else "wrong"
+            found.append(Finding("conf", state, f"{conf.path}: {change.key}: {change.why}", mend))
+    if target.process is not None:
+        found += _command_line(target.process.options)
+    return found
+
+
+def _command_line(options: dict[str, str]) -> list[Finding]:
+    wrong = {
+        "rpcpassword": "every user of this machine can read the password there",
+        **{
+            key: "it opens the wallet to other machines"
+            for key in ("rpcbind", "rpcallowip")
+            if not loopback(options.get(key, ""))
+        },
+    }
+    return [
+        Finding("options", "wrong", f"Core was started with -{key}: {why}", f"Start it without -{key}.")
+        for key, why in wrong.items()
+        if key in options
+    ]
+
+
+def _access(plan_port: int, password: str) -> ChainAccess:
+    value = {"url": f"http://127.0.0.1:{plan_port}/", "user": USER, "password": password}
+    return ChainAccess.model_validate(value)
+
+
+def _core(paths: Paths, node: Node, checked: Checked, password: str) -> dict[str, Any]:
+    return corenode.wanted_core(paths, node, checked, _access(checked.port, password))
+
+
+def configure(plan: Plan) -> Path | None:
+    """Write Core's configuration and keep the password; where the old file is kept, None where nothing was replaced.
+
+    Raises CoreFileUnusable, and SetupNoSpace, SetupReadOnly or SetupStepFailed for the password's file.
+    """
+    # First the password: a login in Core's file that nobody has the password of would be of no use.
+    with _in_words(plan.paths):
+        corenode.keep_password(plan.paths, plan.password)
+    return corefiles.write_conf(plan.conf) if plan.conf.changes or not plan.conf.exists else None
+
+
+@contextmanager
+def _in_words(paths: Paths) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        from .firstboot import in_words
+
+        raise in_words(error, paths) from error
+
+
+def connect(plan: Plan) -> bool:
+    """Point dux-flopd, which is on this chain already, at this Core; whether it was restarted.
+
+    Raises CoreNotReady, and what `configure` raises for files of the node.
+    """
+    _ready(plan, "dux-flopd keeps the Core that it has")
+    with _in_words(plan.paths):
+        corenode.connect(plan.paths, _core(plan.paths, plan.node, plan.checked, plan.password), plan.password)
+    return corenode.restart_flopd()
+
+
+def move(plan: Plan, say: Callable[[str], None], machine: Machine | None = None) -> Path:
+    """Put the node on the network of the plan; where what it had lies now. Raises CoreNotReady, and what `switch` does.
+
+    Everything is as it was before when it raises.
+    """
+    assert plan.definition is not None
+    _ready(plan, "the node stays on its network")
+    # It knows all about starting and stopping nodes, which nobody needs who only looks.
+    from .joining import switch
+
+    return switch(
+        plan.paths,
+        network=plan.definition,
+        chain=_access(plan.checked.port, plan.password),
+        own_wallet=plan.checked.dialect == "modern",
+        say=say,
+        machine=machine,
+    )
+
+
+def _ready(plan: Plan, instead: str) -> None:
+    if plan.hindrances:
+        names = ", ".join(dict.fromkeys(one.name for one in plan.hindrances))
+        raise CoreNotReady(f"this Core is not ready yet ({names}): {instead}")
