@@ -169,9 +169,11 @@ def _signed(paths: Paths, network: NetworkDefinition) -> NetworkDefinition:
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def _settings(paths: Paths, daemon: str, value: dict[str, Any]) -> None:
+def _settings(paths: Paths, daemon: str, value: dict[str, Any], *, secret: bool = False) -> None:
+    """A daemon's drop-in; a secret one is readable by that daemon's user alone."""
+    access: dict[str, Any] = {"mode": 0o640, "group": f"dux-{daemon}"} if secret else {}
     text = "# Made by first boot or by joining a network; put your own settings into another file of this folder.\n"
-    put(paths, paths.drop_in(daemon), text + yaml.safe_dump(value, sort_keys=False))
+    put(paths, paths.drop_in(daemon), text + yaml.safe_dump(value, sort_keys=False), **access)
 
 
 def connect_flopd(paths: Paths, chain: ChainAccess, wallet_name: str | None) -> None:
@@ -185,7 +187,8 @@ def connect_flopd(paths: Paths, chain: ChainAccess, wallet_name: str | None) -> 
     if chain.certificate is not None:
         put(paths, paths.chain_certificate, chain.certificate)
     ca_file = str(paths.chain_certificate) if chain.certificate is not None else None
-    _settings(paths, "flopd", trial.flopd_settings(chain, wallet_name, str(paths.chain_password), ca_file))
+    # The wallet's name is half of what opens it to others who have a login at the same chain.
+    _settings(paths, "flopd", trial.flopd_settings(chain, wallet_name, str(paths.chain_password), ca_file), secret=True)
 
 
 def check_room(paths: Paths) -> None:

@@ -93,17 +93,19 @@ def test_it_tells_nobody_a_secret(booted: tuple[Paths, str]) -> None:
     for secret in (words, known.node, known.guest, known.wallet, passphrase):
         assert secret not in said
     readable = [path for path in paths.root.rglob("*") if path.is_file() and stat.S_IMODE(path.stat().st_mode) & 0o004]
-    for secret in (words, known.node, known.guest, passphrase):
+    for secret in (words, known.node, known.guest, known.wallet, passphrase):
         assert [path for path in readable if secret.encode() in path.read_bytes()] == []
 
 
 def test_secrets_are_their_owners_alone(booted: tuple[Paths, str]) -> None:
-    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in booted[0].root.rglob("*") if path.is_file()}
+    paths = booted[0]
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in paths.root.rglob("*") if path.is_file()}
     assert {modes[name] for name in SECRET_FILES} == {0o600}
     assert (modes["devchain.users"], modes["guest.yaml"]) == (0o640, 0o640)
     assert modes["network.yaml"] == 0o644
-    # The wallet's name is all that a stranger lacks who could log in at the chain; only the daemon's own login can.
-    assert modes["10-network.yaml"] == 0o644
+    # The wallet's name is half of what opens it to the chain's other user.
+    assert stat.S_IMODE(paths.drop_in("flopd").stat().st_mode) == 0o640
+    assert stat.S_IMODE(paths.drop_in("registryd").stat().st_mode) == 0o644
 
 
 def test_the_next_boot_makes_nothing_anew(machine: Paths) -> None:
