@@ -163,12 +163,22 @@ def answers() -> str:
         status = result(name, "daemon.status")
         assert status["name"] == name, status
         versions.add(status["version"])
-        settled = wait_until(lambda name=name: not result(name, "daemon.status")["notes"], 60)  # type: ignore[misc]
-        assert settled, f"{name}: {result(name, 'daemon.status')['notes']}"
+        assert wait_until(lambda name=name: not notes(name), 60), f"{name}: {notes(name)}"  # type: ignore[misc]
     assert len(versions) == 1, versions
     if trial():
         assert devchain("getblockchaininfo")["chain"]
     return f"version {versions.pop()}"
+
+
+def controllers() -> bool:
+    """Whether the kernel can bound the memory and the processes of a unit."""
+    return {"memory", "pids"} <= set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split())
+
+
+def notes(daemon: str) -> list[str]:
+    """What a daemon finds amiss; that a machine without controllers bounds no task is not its fault."""
+    found = result(daemon, "daemon.status")["notes"]
+    return [note for note in found if controllers() or "no memory and no pids controller" not in note]
 
 
 def devchain(method: str, *parameters: object) -> Any:
@@ -177,7 +187,7 @@ def devchain(method: str, *parameters: object) -> Any:
     connection = http.client.HTTPConnection("127.0.0.1", 32553, timeout=ANSWER_S)
     login = base64.b64encode(f"node:{password}".encode()).decode()
     body = json.dumps({"id": 1, "method": method, "params": list(parameters)})
-    connection.request("POST", "/", body, {"Authorization": f"Basic {login}"})
+    connection.request("POST", f"/wallet/{'0' * 32}", body, {"Authorization": f"Basic {login}"})
     reply = json.loads(connection.getresponse().read())
     assert reply.get("error") is None, reply["error"]
     return reply["result"]
@@ -248,7 +258,7 @@ def reader_may_look() -> None:
 
 def payment(address: str) -> dict[str, Any]:
     """What `wallet.send` is told, to pay 0.02 FLOP."""
-    return {"address": address, "amount": 2_000_000, "key": f"inside-{time.time_ns()}"}
+    return {"to": address, "amount": 2_000_000, "key": f"inside-{time.time_ns()}"}
 
 
 @check
@@ -257,7 +267,8 @@ def spender_may_spend() -> None:
     if not trial():
         raise NotRun("the coins of this network may have a value")
     spend = ["duxnet", "dux-spend"]
-    assert ask_as(spend, "flopd", "wallet.faucet") == "ok"
+    said = ask_as(spend, "flopd", "wallet.faucet", {"amount": 100_000_000, "key": f"inside-{time.time_ns()}"})
+    assert said == "ok", said
     address = result("flopd", "wallet.receive", {"label": "inside.py"})["address"]
     enough = wait_until(lambda: result("flopd", "wallet.balance")["spendable"] > 10_000_000, 60)
     assert enough, f"the faucet's coins did not arrive: {result('flopd', 'wallet.balance')}"
@@ -310,7 +321,8 @@ def expected_files() -> Iterator[tuple[str, str]]:
     yield "/var/lib/duxnet/blobs", "2770 dux-registryd dux-blobs"
     for name in DAEMONS:
         yield f"/etc/duxnet/{name}.yaml", "0644 root root"
-        yield f"/var/lib/duxnet/{name}", f"0700 dux-{name} dux-{name}"
+        # Sandboxes reach what is laid out for them below the worker's folder.
+        yield f"/var/lib/duxnet/{name}", f"{'0711' if name == 'sandbox' else '0700'} dux-{name} dux-{name}"
         yield f"/var/log/duxnet/{name}", f"0750 dux-{name} dux-{name}"
     yield "/var/lib/duxnet/flopd/keystore.json", "0600 dux-flopd dux-flopd"
     if trial():
@@ -415,12 +427,12 @@ def worthless_coins_are_said() -> None:
 
 @check
 def programs() -> None:
-    """Every program starts with the libraries that came along, and knows its version."""
+    """Every program starts, with the libraries that came along."""
     wrong = []
     for name in PROGRAMS:
         path = shutil.which(name)
-        done = run(path or name, "--version", limit_s=90) if path else None
-        if done is None or done.returncode != 0 or not re.search(r"\d+\.\d+", done.stdout):
+        done = run(path, "--help", limit_s=90) if path else None
+        if done is None or done.returncode != 0 or "usage:" not in done.stdout:
             wrong.append(f"{name}: {done.stdout + done.stderr if done else 'not there'}")
     assert not wrong, "; ".join(wrong)
 
@@ -429,9 +441,8 @@ def programs() -> None:
 def sandbox_works() -> str:
     """The worker has proved that it can keep strangers' programs apart."""
     status = result("sandbox", "sandbox.status", limit_s=30)
-    controllers = set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split())
     # Without control groups it runs the owner's own apps alone, and says so.
-    able = ("ok",) if {"memory", "pids"} <= controllers else ("ok", "degraded")
+    able = ("ok",) if controllers() else ("ok", "degraded")
     assert status["state"] in able, status
     return f"{status['state']} {status['reason']}".strip()
 
@@ -458,7 +469,7 @@ def daemons_are_held() -> None:
 @check
 def memory_and_processes_limited() -> str:
     """The kernel holds each daemon to the memory and the processes of its unit."""
-    if not {"memory", "pids"} <= set(Path("/sys/fs/cgroup/cgroup.controllers").read_text().split()):
+    if not controllers():
         raise NotRun("needs the memory and pids controllers of control groups")
     held = []
     for name in DAEMONS:
@@ -488,7 +499,7 @@ except PermissionError:
 def addresses_refused() -> None:
     """The kernel keeps a daemon from all addresses but those of its unit."""
     found = properties("dux-flopd.service", "IPAddressDeny", "IPAddressAllow")
-    assert found["IPAddressDeny"] == "::/0 0.0.0.0/0", found
+    assert set(found["IPAddressDeny"].split()) == {"::/0", "0.0.0.0/0"}, found
     done = run(
         "systemd-run", "--pipe", "--wait", "--quiet", "-pIPAddressDeny=any", "-pIPAddressAllow=127.0.0.1",
         sys.executable, "-I", "-c", REACH_OUT,

@@ -13,12 +13,27 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from build_script import buildroot
+from build_script import buildroot, deb
+from tests.os.nspawn import Machine
 
 PEOPLE = ("ann", "bob")
 """Who logs in at the machines: the first person, and another."""
 REPOSITORY = "/srv/duxos"
 """Where machines see the repository of the packages."""
+PROC_SYS_USER = """[Unit]
+DefaultDependencies=no
+Before=dux-sandbox.service
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=mkdir -p /run/proc
+ExecStart=mount -t proc proc /run/proc
+ExecStart=mount --bind /run/proc/sys/user /proc/sys/user
+
+[Install]
+WantedBy=basic.target
+"""
 
 
 def folder() -> Path:
@@ -74,3 +89,27 @@ def base() -> Path:
             subprocess.run(["chroot", str(target), "useradd", "-m", "-s", "/bin/bash", name], check=True)
 
     return made("base", f"{tar.stem}-{int(tar.stat().st_mtime)}", make)
+
+
+@cache
+def packages() -> Path:
+    """The folder of the packages, built from this very tree where they are not up to date."""
+    deb.build()
+    return deb.OUTPUT
+
+
+@cache
+def installed() -> list[Path]:
+    """The layers of a machine with dux-node, installed by apt, that has never been booted."""
+    folder, root = packages(), base()
+
+    def make(target: Path) -> None:
+        with Machine([root], binds={folder: REPOSITORY}) as machine:
+            # bubblewrap wants to write /proc/sys/user, which systemd-nspawn, unlike a machine, binds read-only.
+            machine.path("/etc/systemd/system/proc-sys-user.service").write_text(PROC_SYS_USER)
+            machine.prepare("systemctl", "enable", "proc-sys-user.service")
+            machine.prepare("bash", "-ec", f"apt-get install -y {REPOSITORY}/*.deb && apt-get clean")
+            machine.save_layer(target)
+
+    key = digest(*sorted(folder.glob("*.deb")), Path(__file__))
+    return [made("installed", f"{key}-{root.name[-10:]}", make), root]
