@@ -88,8 +88,7 @@ def text(found: dict[str, Any], run_dir: Path) -> str:
     if label:
         lines.append(f"network      {render.network(label)}")
     lines.append("node         " + _line(node, str(node.get("node"))))
-    syncing = "syncing" if chain.get("syncing") else "in sync"
-    lines.append("chain        " + _line(chain, f"block {chain.get('height')} of {chain.get('headers')}, {syncing}"))
+    lines.append("chain        " + (_line(chain, "") if "error" in chain else _chain(chain)))
     if "error" not in wallet:
         parts = [f"{format_flop(wallet['spendable'])} FLOP spendable"]
         parts += [
@@ -149,6 +148,13 @@ def _remedies(daemons: dict[str, Any], run_dir: Path) -> list[str]:
         ]
     lines = reach.what_to_do(down, run_dir)
     return ["", *lines] if lines else []
+
+
+def _chain(chain: dict[str, Any]) -> str:
+    """How far this node has read, and what it asks: Core by its own name, or the trial chain."""
+    syncing = "syncing" if chain["syncing"] else "in sync"
+    core = str(chain["version"]).strip("/").replace(":", " ")
+    return f"block {chain['height']} of {chain['headers']}, {syncing}; {core}, {chain['peers']} peers"
 
 
 def _rules(daemons: dict[str, Any]) -> str:

@@ -214,7 +214,7 @@ def _sync(question: Question, client: CoreClient, dialect: str, findings: list[F
 
 
 def _peers(question: Question, client: CoreClient, dialect: str, findings: list[Finding]) -> None:
-    count = int(client.call("getconnectioncount"))
+    count = int(client.call("getnetworkinfo")["connections"])
     if count or question.kind.section == "regtest":
         findings.append(Finding("peers", "ok", f"connected with {count} other nodes"))
     else:

@@ -1,5 +1,6 @@
 """What this node stands on, and pointing its dux-flopd at a Core of the same chain."""
 
+import os
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -7,14 +8,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
 from duxcommon.config import load_yaml
 from duxcommon.errors import DuxError, NotAllowed
 from duxcommon.files import write_atomic
 from duxcommon.network import NetworkDefinition, load_network
 
-from .asuser import as_user
 from .corecheck import Checked, Finding
 from .invitation import ChainAccess
 from .paths import Paths
@@ -39,6 +37,8 @@ class Node:
     accepts_main_chain: bool
     trouble: str = ""
     """Why something of it could not be read."""
+    hidden: bool = False
+    """Whether only root could read which Core is asked."""
 
     @property
     def wallet(self) -> str:
@@ -50,10 +50,13 @@ class Node:
 def look(paths: Paths) -> Node:
     """Read the node's configuration; what can't be read is left empty and told."""
     core: dict[str, Any] = {}
-    accepts, network, trouble = False, None, ""
+    accepts, network, trouble, hidden = False, None, "", False
     main = paths.config("flopd")
     try:
         for part in [*([main] if main.exists() else []), *sorted(paths.drop_in("flopd").parent.glob("*.yaml"))]:
+            if not os.access(part, os.R_OK):
+                hidden = True
+                continue
             value, _ = load_yaml(part)
             core.update(value["core"] if isinstance(value.get("core"), dict) else {})
             accepts = value.get("accept_main_chain_risk", accepts) is True
@@ -61,7 +64,7 @@ def look(paths: Paths) -> Node:
             network = load_network(paths.network)
     except DuxError as error:
         trouble = error.message
-    return Node(network, core, accepts, trouble)
+    return Node(network, core, accepts, trouble, hidden)
 
 
 def kept_password(paths: Paths) -> str | None:
@@ -82,11 +85,9 @@ def keep_password(paths: Paths, password: str) -> None:
         write_atomic(password_store(paths), f"{password}\n".encode(), mode=0o600)
 
 
-def wanted_core(paths: Paths, node: Node, checked: Checked, access: ChainAccess) -> dict[str, Any]:
-    """The settings `core` with which dux-flopd reaches the Core that was checked."""
-    wallet = None if checked.dialect == "flopcoin" else node.wallet
-    core: dict[str, Any] = flopd_settings(access, wallet, str(paths.chain_password), None)["core"]
-    return core
+def wallet_name(node: Node, checked: Checked) -> str | None:
+    """The wallet that dux-flopd is to use; None on a Core that has only one."""
+    return None if checked.dialect == "flopcoin" else node.wallet
 
 
 def finding(node: Node, chain: str, port: int) -> Finding:
@@ -100,6 +101,8 @@ def finding(node: Node, chain: str, port: int) -> Finding:
         label = "its private trial network, whose coins have no value" if node.network.chain == "devnet" else named
         do = "Get the signed definition of a network from somebody on it: sudo dux-ctl setup flopcoin --network FILE"
         return Finding("node", "missing", f"the node stays on {label}", do)
+    if node.hidden:
+        return Finding("node", "ok", f"on {named}; only root can see which Core dux-flopd asks")
     parts = urlsplit(str(node.core.get("url", "")))
     if (parts.hostname, parts.port) not in {("127.0.0.1", port), ("localhost", port), ("::1", port)}:
         text = f"the node is on {named}, and dux-flopd asks another Core"
@@ -107,25 +110,16 @@ def finding(node: Node, chain: str, port: int) -> Finding:
     return Finding("node", "ok", f"on {named}, and dux-flopd asks this Core")
 
 
-def unconnected(paths: Paths, node: Node, core: dict[str, Any], password: str) -> bool:
-    """Whether `connect` would change anything."""
+def unconnected(paths: Paths, node: Node, access: ChainAccess, wallet: str | None) -> bool:
+    """Whether dux-flopd has another address or login of Core than these."""
     try:
-        known = paths.chain_password.read_text(encoding="ascii").strip() == password
+        known = paths.chain_password.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
-        known = False
-    return not known or any(node.core.get(key) != value for key, value in core.items())
-
-
-def connect(paths: Paths, core: dict[str, Any], password: str) -> None:
-    """Give dux-flopd its password and address, and restart it where it runs. Raises OSError."""
-    secret = f"{password}\n".encode()
-    as_user(paths.user("flopd"), lambda: write_atomic(paths.chain_password, secret, mode=0o600))
-    drop_in = paths.drop_in("flopd")
-    old, _ = load_yaml(drop_in) if drop_in.exists() else ({}, {})
-    text = "# Made by `dux-ctl setup flopcoin`; your own settings belong into a file of your own beside it.\n"
-    text += yaml.safe_dump({**old, "core": core}, sort_keys=False)
-    drop_in.parent.mkdir(exist_ok=True)
-    write_atomic(drop_in, text.encode(), mode=0o644)
+        known = ""
+    wanted = flopd_settings(access, wallet, str(paths.chain_password), None)["core"]
+    return known != access.password.get_secret_value() or any(
+        node.core.get(key) != value for key, value in wanted.items()
+    )
 
 
 def restart_flopd() -> bool:

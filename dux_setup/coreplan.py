@@ -21,6 +21,7 @@ from .corefiles import ConfFile, Target
 from .corefind import KINDS
 from .corenode import Node
 from .corerpc import DEADLINE_S, Login
+from .fresh import connect_flopd
 from .invitation import ChainAccess
 from .machine import Machine
 from .paths import Paths
@@ -115,7 +116,7 @@ def make(paths: Paths, wish: Wish) -> Plan:
         fits
         and root
         and checked.dialect != ""
-        and corenode.unconnected(paths, node, _core(paths, node, checked, password), password)
+        and corenode.unconnected(paths, node, _access(checked.port, password), corenode.wallet_name(node, checked))
     )
     moves = definition is not None and (node.network is None or node.network.id != definition.id)
     return Plan(
@@ -213,13 +214,8 @@ def _command_line(options: dict[str, str]) -> list[Finding]:
     ]
 
 
-def _access(plan_port: int, password: str) -> ChainAccess:
-    value = {"url": f"http://127.0.0.1:{plan_port}/", "user": USER, "password": password}
-    return ChainAccess.model_validate(value)
-
-
-def _core(paths: Paths, node: Node, checked: Checked, password: str) -> dict[str, Any]:
-    return corenode.wanted_core(paths, node, checked, _access(checked.port, password))
+def _access(port: int, password: str) -> ChainAccess:
+    return ChainAccess.model_validate({"url": f"http://127.0.0.1:{port}/", "user": USER, "password": password})
 
 
 def configure(plan: Plan) -> Path | None:
@@ -250,7 +246,8 @@ def connect(plan: Plan) -> bool:
     """
     _ready(plan, "dux-flopd keeps the Core that it has")
     with _in_words(plan.paths):
-        corenode.connect(plan.paths, _core(plan.paths, plan.node, plan.checked, plan.password), plan.password)
+        access = _access(plan.checked.port, plan.password)
+        connect_flopd(plan.paths, access, corenode.wallet_name(plan.node, plan.checked))
     return corenode.restart_flopd()
 
 

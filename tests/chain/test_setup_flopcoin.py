@@ -10,12 +10,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from devchain_kit import LITECOIND
+from devchain_kit import LITECOIND, Devchain
 from firstboot_kit import first_boot, lay_out, needs_credentials
 from flopd_kit import FLOPCOIND, until
 from support.process import DaemonProcess
@@ -25,6 +26,7 @@ from dux_ctl import exits, main
 from dux_devnet.layout import free_port
 from dux_flopd.keystore import Keystore
 from dux_setup import coreplan, joining, paths
+from dux_setup.corecheck import Question, check
 from dux_setup.coreconf import parse
 from dux_setup.corefind import KINDS, listeners
 from dux_setup.coreplan import Plan, Wish
@@ -314,6 +316,30 @@ def _follows(machine: OneDaemon) -> bool:
         return bool(machine.chain()["best"])
     except DuxError:
         return False
+
+
+@pytest.mark.parametrize("dialect", ["flopcoin", "modern"])
+def test_both_dialects_are_checked_with_the_wallet_where_each_has_it(dialect: str, tmp_path: Path) -> None:
+    # dux-devchain answers as Flopcoin Core 2.0 does, or as newer Cores do.
+    folder = tmp_path / "c"
+    folder.mkdir()
+    chain = Devchain(folder, dialect)
+    try:
+        user, _, password = chain.cookie.read_text().partition(":")
+        kind = replace(KINDS["regtest"], params=CHAINS["devnet"])
+        login = Login(user, password, "its cookie")
+        question = Question(
+            kind=kind, ports=[chain.port], ours=login, others=[], start="", restart="", cli="", wallet="dux",
+            trusted=None,
+        )  # fmt: skip
+        checked = check(question, listeners)
+        assert checked.dialect == dialect
+        states = {one.name: one.state for one in checked.findings}
+        wallet = "ok" if dialect == "flopcoin" else "missing"
+        expected = dict.fromkeys(("listen", "login", "chain", "version", "sync", "peers", "fees"), "ok")
+        assert states == {**expected, "wallet": wallet}
+    finally:
+        chain.close()
 
 
 # --- what a check finds ---------------------------------------------------------------------------------------------

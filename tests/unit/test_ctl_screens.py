@@ -66,7 +66,7 @@ def well(**changes: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         "daemons": {"flopd": daemon, "taskd": daemon},
         "node": part(node="ab" * 32),
-        "chain": part(network=label, height=7, headers=7, syncing=False),
+        "chain": part(network=label, height=7, headers=7, syncing=False, version="/Flopcoin:2.0.0/", peers=8),
         "wallet": part(network=label, spendable=5, pending=0, reserved=0, in_channels=0),
         "keys": part(locked=False),
         "channels": part(channels=[{"state": state} for state in ("OPEN", "CLOSED", "CONFLICTED", "ABANDONED")]),
@@ -75,6 +75,14 @@ def well(**changes: Any) -> dict[str, Any]:
         "live": False,
     }
     return {**found, **changes}
+
+
+def test_status_tells_which_core_is_asked_and_how_far_it_has_read() -> None:
+    text = status.text(well(), Path("/run/duxnet"))
+    assert "chain        block 7 of 7, in sync; Flopcoin 2.0.0, 8 peers\n" in text
+    behind = part(height=7, headers=900, syncing=True, version="/Flopcoin:2.0.0(beta)/", peers=0)
+    text = status.text(well(chain=behind), Path("/run/duxnet"))
+    assert "chain        block 7 of 900, syncing; Flopcoin 2.0.0(beta), 0 peers\n" in text
 
 
 def test_status_tells_a_locked_wallet_a_pause_and_what_is_down() -> None:

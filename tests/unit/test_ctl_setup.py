@@ -21,6 +21,7 @@ from dux_setup.coreconf import parse
 from dux_setup.rpcauth import accepts
 from duxcommon.coin.params import CHAINS
 from duxcommon.coin.script import pubkey_of
+from duxcommon.files import write_atomic
 from duxcommon.identity import Identity
 from duxcommon.network import Member, NetworkDefinition, dump_network
 
@@ -213,25 +214,33 @@ def test_a_second_run_changes_nothing_and_says_so(machine: Machine, run: Run) ->
     assert machine.files() == before
 
 
+@pytest.mark.parametrize("step", range(3), ids=["password", "copy of the old file", "configuration"])
 def test_an_interrupted_run_leaves_whole_files_and_the_next_one_ends_it(
-    machine: Machine, run: Run, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, run: Run, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     machine.conf.write_text("rpcuser=a\nrpcpassword=geheim\n")
     before = machine.conf.read_bytes()
+    written: list[Path] = []
 
-    def stopped(*args: Any, **kwargs: Any) -> None:
-        raise KeyboardInterrupt
+    def stopped(path: Path, data: bytes, *, mode: int) -> None:
+        if len(written) == step:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_atomic(path, data, mode=mode)
 
     with monkeypatch.context() as patch:
         patch.setattr(corefiles, "write_atomic", stopped)
+        patch.setattr(corenode, "write_atomic", stopped)
         status, _, err = run("--yes")
-    assert status == exits.INTERRUPTED
-    assert "interrupted" in err
+    assert (status, "interrupted" in err) == (exits.INTERRUPTED, True)
     assert machine.conf.read_bytes() == before
-    password = (machine.paths.setup / "core.password").read_text()
+    store = machine.paths.setup / "core.password"
+    password = store.read_text() if step else None
     assert run("--yes")[0] == exits.OK
-    assert (machine.paths.setup / "core.password").read_text() == password
-    assert "geheim" not in machine.conf.read_text()
+    assert password in (None, store.read_text())
+    entries = [line.value for line in parse(machine.conf.read_text()) if line.key == "rpcauth"]
+    assert [accepts(entry, "dux", store.read_text().strip()) for entry in entries] == [True, False]
+    assert not list(machine.data.glob("*.part"))
 
 
 @pytest.mark.parametrize(("number", "name"), [(errno.ENOSPC, "SetupNoSpace"), (errno.EROFS, "SetupReadOnly")])
@@ -248,6 +257,7 @@ def test_a_full_or_read_only_disk_is_told_and_cores_file_is_untouched(
     status, _, err = run("--yes")
     assert status in (exits.FAILED, exits.UNAVAILABLE)
     assert name in err
+    assert "password" in err
     assert machine.files() == before
 
 
