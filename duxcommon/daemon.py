@@ -334,16 +334,18 @@ def run(daemon: type[Daemon], argv: Sequence[str]) -> int:
     try:
         return asyncio.run(main())
     except (DuxError, OSError) as error:
-        return _refused(daemon.name, error)
+        return _refused(daemon.name, error, settings.state_dir)
 
 
-def _refused(name: str, error: DuxError | OSError) -> int:
+def _refused(name: str, error: DuxError | OSError, state: Path) -> int:
     """Say why a daemon can't run, in the log and to systemd; its exit status."""
     known = translate(error)
     if isinstance(known, DuxError):
         message, hint, kind = known.message, known.hint, known.name
         # Another process that holds the socket or the database may end by itself.
         later = known.retry or isinstance(known, AlreadyRunning)
+        if isinstance(error, OSError):
+            message = f"{message} (the state is in {state})"
     else:
         # What the machine refuses: a port in use, a directory of somebody else.
         message, hint, kind = str(error), "", type(error).__name__

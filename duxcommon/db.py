@@ -29,7 +29,7 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 GROUP = 256
 """Most writes that share one commit."""
 
-ROOM_BYTES = 1 << 20
+ROOM_BYTES = 1 << 17
 """So much free space counts as room again after a write failed for want of it."""
 
 IDEMPOTENCY_TABLE = """

@@ -14,7 +14,7 @@ class WalletLocked(FlopdError):
 
 class KeystoreMissing(FlopdError):
     code = 2001
-    hint_default = "Make one with `python3 -m dux_flopd keystore create --config /etc/duxnet/flopd.yaml`."
+    hint_default = "Make one: `dux-flopd keystore create`."
 
 
 class KeystoreExists(FlopdError):

@@ -344,14 +344,16 @@ FILL = (
     "            error = failed[0]\n"
     "            break\n"
     "    read = {r['text'] for r in store.read(lambda c: c.execute('SELECT text FROM item').fetchall())}\n"
+    "    trouble = [store.trouble]\n"
     "    make_room()\n"
+    "    trouble.append(store.trouble)\n"
     "    await store.write(put('after'))\n"
     "    await store.close()\n"
     "    again = Store(Path(sys.argv[1]), MIGRATIONS)\n"
     "    late = {r['text'] for r in again.read(lambda c: c.execute('SELECT text FROM item').fetchall())}\n"
     "    await again.close()\n"
     "    print(json.dumps({'name': getattr(error, 'name', repr(error)), 'hint': getattr(error, 'hint', ''),\n"
-    "        'message': str(error), 'stored': len(stored), 'kept': read == set(stored),\n"
+    "        'message': str(error), 'trouble': trouble, 'stored': len(stored), 'kept': read == set(stored),\n"
     "        'late': late == set(stored) | {'after'}}))\n"
     "asyncio.run(main())\n"
 )
@@ -394,3 +396,6 @@ def test_a_really_full_disk_loses_nothing(tmp_path: Path) -> None:
     if "SKIP" in errors or "unshare:" in errors:
         pytest.skip("not run: this machine does not let us mount a tiny disk")
     assert_full_and_unharmed(output, errors)
+    while_full, with_room = json.loads(output)["trouble"]
+    assert "x.db: the database can't be written" in while_full
+    assert with_room is None

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from duxcommon import __version__, migrations, sdnotify
+from duxcommon import __version__, goback, migrations, sdnotify
 from duxcommon.db import IDEMPOTENCY_TABLE, Store
 from duxcommon.errors import ConfigError, DiskFull, DiskReadOnly, DuxError, NewerFormat, StoreDamaged
 from tests.support.probe import probe
@@ -463,3 +463,60 @@ def test_a_daemon_that_meets_a_newer_database_is_not_started_again_and_tells_sys
         assert "which knows schema 2" in daemon.output()
         assert "Traceback" not in daemon.output()
         assert any("STATUS=can't run: " in message and "schema 9" in message for message in daemon.told())
+
+
+def test_going_back_puts_the_copy_in_place_and_loses_nothing_of_what_was_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "flopd" / "x.db"
+    path.parent.mkdir()
+    texts = filled(path, 2)
+    open_with(path, 3)
+    with sqlite3.connect(path) as connection:
+        connection.execute("INSERT INTO a (n, text) VALUES (4711, 'since the upgrade')")
+    connection.close()
+    assert goback.main([str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert f"{path}: as in x.db.before-2-to-3" in told
+    assert (tmp_path / "going-back").exists()
+    assert (schema(path), content(path)) == (2, texts)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert content(path.parent / "x.db.upgraded-3" / "x.db")[4711] == "since the upgrade"
+    # The version of before runs on it, and the newer one upgrades it again.
+    open_with(path, 2)
+    open_with(path, 4)
+    assert content(path) == texts
+
+
+def test_nobody_goes_back_under_a_running_daemon_or_without_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.db"
+    filled(path, 1)
+    open_with(path, 2)
+
+    async def main() -> int:
+        store = Store(path, STEPS[:2])
+        try:
+            return goback.main([str(tmp_path)])
+        finally:
+            await store.close()
+
+    assert asyncio.run(main()) == 1
+    assert "systemctl stop dux.target" in capsys.readouterr().err
+    assert schema(path) == 2
+    assert not (tmp_path / "going-back").exists()
+    assert goback.main([str(tmp_path / "nothing")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_going_back_that_was_cut_off_is_finished_by_the_next_try(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    texts = filled(path, 1)
+    open_with(path, 2)
+    aside = tmp_path / "x.db.upgraded-2"
+    aside.mkdir()
+    path.rename(aside / "x.db")
+    (tmp_path / ".x.db.back").write_bytes(b"half")
+    assert goback.main([str(tmp_path)]) == 0
+    assert (schema(path), content(path)) == (1, texts)
