@@ -150,20 +150,17 @@ def _carry_out(plan: "Plan", shown: dict[str, Any], control: Control) -> int:
 def _next_steps(plan: "Plan") -> str:
     running = plan.checked.state("running") == "" and plan.checked.state("login") != ""
     step = plan.commands.restart if running else plan.commands.start
-    network = "" if plan.definition is None and not _elsewhere(plan) else " --network FILE"
-    lines = ["", "Next:", f"  {step}", "  sudo dux-ctl setup flopcoin --check"]
-    if network:
+    node = plan.node.network
+    elsewhere = plan.definition is not None or node is None or node.chain != plan.target.kind.params.name
+    lines = ["", "Next:", f"  {step}", f"  {plan.wish.command} --check"]
+    if elsewhere:
         lines += [
-            f"  sudo dux-ctl setup flopcoin{network}",
+            f"  {plan.wish.command} --network FILE",
             "",
             "FILE is the signed definition of a network on this chain, from somebody whom you trust on it. Until you "
             "have one,\nthe node stays where it is.",
         ]
     return "\n".join(lines)
-
-
-def _elsewhere(plan: "Plan") -> bool:
-    return plan.node.network is None or plan.node.network.chain != plan.target.kind.params.name
 
 
 def _findings(plan: "Plan") -> str:
@@ -172,9 +169,10 @@ def _findings(plan: "Plan") -> str:
     if target.kind.params.name == "litecoin-regtest":
         lines.append(STAND_IN)
     lines.append("")
-    for one in plan.findings:
+    for one, following in zip(plan.findings, [*plan.findings[1:], None], strict=True):
         lines.append(f"{MARKS[one.state]}  {one.name:<8} {one.text}")
-        if one.do:
+        # One remedy for several things is said once, below the last.
+        if one.do and (following is None or following.do != one.do):
             lines.append(f"                  {one.do}")
     if target.kind.params.name == "main" and not plan.node.accepts_main_chain:
         lines += ["", RISK]

@@ -53,6 +53,8 @@ class Question:
     """The one that lets it read its configuration again."""
     cli: str
     """Core's client, to be followed by a method."""
+    setup: str
+    """The command that sets this Core up."""
     wallet: str
     """Name of the wallet, on Cores that have several."""
     trusted: frozenset[int] | None
@@ -160,7 +162,7 @@ def _logged_in(question: Question, login: Login, findings: list[Finding]) -> Non
         findings.append(Finding("login", "ok", text))
     elif question.ours is None:
         findings.append(Finding("login", "missing", f"there is no login for dux-flopd; asked with {login.name}",
-                                "Make it: sudo dux-ctl setup flopcoin"))  # fmt: skip
+                                f"Make it: {question.setup}"))  # fmt: skip
     else:
         text = f"Core does not know the login {question.ours.user} yet; asked with {login.name}"
         findings.append(Finding("login", "missing", text, f"Let it read its file: {question.restart}"))

@@ -90,8 +90,8 @@ def wallet_name(node: Node, checked: Checked) -> str | None:
     return None if checked.dialect == "flopcoin" else node.wallet
 
 
-def finding(node: Node, chain: str, port: int) -> Finding:
-    """Whether the node stands on this Core."""
+def finding(node: Node, chain: str, port: int, command: str) -> Finding:
+    """Whether the node stands on this Core; `command` is what sets that one up."""
     if node.trouble:
         return Finding("node", "wrong", node.trouble, "Mend that file, then check again.")
     if node.network is None:
@@ -99,14 +99,14 @@ def finding(node: Node, chain: str, port: int) -> Finding:
     named = f"network {node.network.name!r} on chain {node.network.chain}"
     if node.network.chain != chain:
         label = "its private trial network, whose coins have no value" if node.network.chain == "devnet" else named
-        do = "Get the signed definition of a network from somebody on it: sudo dux-ctl setup flopcoin --network FILE"
+        do = f"Get the signed definition of a network from somebody on it: {command} --network FILE"
         return Finding("node", "missing", f"the node stays on {label}", do)
     if node.hidden:
         return Finding("node", "ok", f"on {named}; only root can see which Core dux-flopd asks")
     parts = urlsplit(str(node.core.get("url", "")))
     if (parts.hostname, parts.port) not in {("127.0.0.1", port), ("localhost", port), ("::1", port)}:
         text = f"the node is on {named}, and dux-flopd asks another Core"
-        return Finding("node", "missing", text, "Point it here: sudo dux-ctl setup flopcoin")
+        return Finding("node", "missing", text, f"Point it here: {command}")
     return Finding("node", "ok", f"on {named}, and dux-flopd asks this Core")
 
 

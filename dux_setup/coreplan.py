@@ -43,6 +43,13 @@ class Wish:
     deadline_s: float = DEADLINE_S
     """For each answer of Core."""
 
+    @property
+    def command(self) -> str:
+        """What was typed to mean this Core, without what to do with it."""
+        named = [("--chain", self.chain), ("--datadir", self.datadir), ("--conf", self.conf)]
+        words = [word for option, value in named if value is not None for word in (option, str(value))]
+        return shlex.join(["sudo", "dux-ctl", "setup", "flopcoin", *words])
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -60,6 +67,7 @@ class Plan:
     connects: bool
     """Whether dux-flopd, which is on this chain already, gets another address or password."""
     commands: "Commands"
+    wish: Wish
     may_change: bool
     """Whether this process has the rights to carry it out."""
 
@@ -101,6 +109,7 @@ def make(paths: Paths, wish: Wish) -> Plan:
         start=commands.start,
         restart=commands.restart,
         cli=commands.cli,
+        setup=wish.command,
         wallet=node.wallet if fits else corenode.DEFAULT_WALLET,
         trusted=frozenset({0, os.getuid(), target.folder.uid}),
         ours_hidden=not root,
@@ -108,10 +117,10 @@ def make(paths: Paths, wish: Wish) -> Plan:
         deadline_s=wish.deadline_s,
     )
     checked = check(question, corefind.listeners)
-    findings = [*_files(target, conf), *checked.findings]
+    findings = [*_files(target, conf, wish.command), *checked.findings]
     if trouble and checked.state("login") != "ok":
         findings.append(Finding("cookie", "missing", trouble, "Run this with sudo, or as Core's user."))
-    findings.append(corenode.finding(node, kind.params.name, checked.port))
+    findings.append(corenode.finding(node, kind.params.name, checked.port, wish.command))
     connects = (
         fits
         and root
@@ -121,7 +130,7 @@ def make(paths: Paths, wish: Wish) -> Plan:
     moves = definition is not None and (node.network is None or node.network.id != definition.id)
     return Plan(
         paths, target, conf, password, checked, node, definition if moves else None,
-        tuple(findings), connects, commands, root,
+        tuple(findings), connects, commands, wish, root,
     )  # fmt: skip
 
 
@@ -174,7 +183,7 @@ def _commands(target: Target) -> Commands:
     return Commands(start, f"{cli} stop; {start}", cli)
 
 
-def _files(target: Target, conf: ConfFile) -> list[Finding]:
+def _files(target: Target, conf: ConfFile, command: str) -> list[Finding]:
     found = []
     if target.process is not None:
         found.append(Finding("program", "ok", f"{target.process.program} runs as process {target.process.pid}"))
@@ -184,7 +193,7 @@ def _files(target: Target, conf: ConfFile) -> list[Finding]:
         looked = ", ".join(target.kind.program_folders)
         do = "Install Flopcoin Core (docs/flopcoin.md says how to run it as a service)."
         found.append(Finding("program", "missing", f"no {target.kind.programs[0]} in {looked}", do))
-    mend = "`sudo dux-ctl setup flopcoin` shows what it would change, and asks."
+    mend = f"`{command}` shows what it would change, and asks."
     if not conf.exists:
         found.append(Finding("conf", "missing", f"there is no {conf.path}", mend))
     elif not conf.changes:

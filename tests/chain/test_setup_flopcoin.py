@@ -288,7 +288,8 @@ def test_the_four_commands_of_the_documentation_put_a_node_from_its_trial_networ
         core.paths = node
         try:
             status, said = ctl("--yes")
-            assert (status, "sudo dux-ctl setup flopcoin --network FILE" in said) == (exits.OK, True)
+            own = f"sudo dux-ctl setup flopcoin --chain {core.chain} --datadir {core.data}"
+            assert (status, f"{own} --network FILE" in said) == (exits.OK, True)
             core.start()
             status, said = ctl("--check")
             assert (status, "the node stays on its private trial network" in said) == (exits.UNAVAILABLE, True)
@@ -329,7 +330,7 @@ def test_both_dialects_are_checked_with_the_wallet_where_each_has_it(dialect: st
         kind = replace(KINDS["regtest"], params=CHAINS["devnet"])
         login = Login(user, password, "its cookie")
         question = Question(
-            kind=kind, ports=[chain.port], ours=login, others=[], start="", restart="", cli="", wallet="dux",
+            kind=kind, ports=[chain.port], ours=login, others=[], start="", restart="", cli="", setup="", wallet="dux",
             trusted=None,
         )  # fmt: skip
         checked = check(question, listeners)

@@ -150,7 +150,7 @@ def test_a_node_on_a_trial_network_is_said_to_stay_there_until_a_definition_is_g
     machine.paths.network.write_bytes(machine.definition("devnet").read_bytes())
     out = run("--check")[1]
     assert "the node stays on its private trial network, whose coins have no value" in out
-    assert "sudo dux-ctl setup flopcoin --network FILE" in out
+    assert f"sudo dux-ctl setup flopcoin --datadir {machine.data} --network FILE" in out
 
 
 # --- changing -------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def test_after_a_yes_the_safe_file_is_there_the_old_one_is_kept_and_the_next_ste
     assert {stat.S_IMODE(path.stat().st_mode) for path in (machine.conf, kept)} == {0o600}
     assert stat.S_IMODE(machine.paths.setup.stat().st_mode) == 0o700
     assert "flopcoind" in out
-    assert "sudo dux-ctl setup flopcoin --network FILE" in out
+    assert f"sudo dux-ctl setup flopcoin --datadir {machine.data} --network FILE" in out
     assert password not in out + err
 
 
