@@ -11,6 +11,7 @@ from pathlib import Path
 
 from duxcommon import __version__, sdnotify
 
+from . import faucet
 from .pace import Pace
 from .registry import DIALECTS, Dialect
 from .running import only_one, running
@@ -61,7 +62,13 @@ async def serve(datadir: Path, host: str, port: int, dialect: Dialect, auto_mine
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with running(datadir, host, port, dialect) as server:
-        pace = Pace(server.node, server.mempool_grew, busy_s=auto_mine or 0, idle_s=auto_mine or 0)
+        pace = Pace(
+            server.node,
+            server.mempool_grew,
+            busy_s=auto_mine or 0,
+            idle_s=auto_mine or 0,
+            script=faucet.miner_script,
+        )
         miner = None if auto_mine is None else asyncio.create_task(pace.run())
         await asyncio.to_thread(sdnotify.notify, "READY=1")
         await stop.wait()

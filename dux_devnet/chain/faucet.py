@@ -10,6 +10,10 @@ from .validate import NONSTANDARD, Reject
 from .wallets import MINER
 
 MAX_GIFT = 10_000_000 * COIN
+PURSE = 200
+"""Coins that the faucet keeps ready, of 500,000 FLOP each; a purse with all coins of a year would make it slow."""
+_NOBODY = b"\x6a"
+"""OP_RETURN: what is paid there is gone, and no book has to be kept of it."""
 
 
 def miner_wallet(node: Node) -> int:
@@ -23,6 +27,16 @@ def miner_script(node: Node) -> bytes:
     wallet = miner_wallet(node)
     owned = node.wallets.first_script(wallet)
     return node.wallets.new_script(wallet, "mined") if owned is None else owned
+
+
+def idle_script(node: Node) -> bytes:
+    """Where a block that nobody asked for pays to: the faucet's purse until that is full, then nowhere.
+
+    May make the purse, inside the caller's change.
+    """
+    script = miner_script(node)
+    held = node.wallets.unspent_coins(miner_wallet(node), PURSE)
+    return script if held < PURSE else _NOBODY
 
 
 def give(node: Node, script: bytes, amount: int) -> bytes:

@@ -5,8 +5,8 @@ import contextlib
 import logging
 import sqlite3
 import time
+from collections.abc import Callable
 
-from . import faucet
 from .node import Node
 
 log = logging.getLogger("devchain")
@@ -18,12 +18,15 @@ BUSY_S = 120.0
 
 
 class Pace:
-    """Makes blocks. `busy_s` and `idle_s` are the longest times between two, and may change at any time."""
+    """Makes blocks, which pay to `script`. `busy_s` and `idle_s` are the longest times between two, and may change."""
 
-    def __init__(self, node: Node, mempool_grew: asyncio.Event, *, busy_s: float, idle_s: float) -> None:
+    def __init__(
+        self, node: Node, mempool_grew: asyncio.Event, *, busy_s: float, idle_s: float, script: Callable[[Node], bytes]
+    ) -> None:
         self.busy_s = busy_s
         self.idle_s = idle_s
         self._node = node
+        self._script = script
         self._grew = mempool_grew
         self._last_grew: float | None = None
 
@@ -44,7 +47,7 @@ class Pace:
             self._grew.clear()
             try:
                 with self._node.change():
-                    self._node.mine(faucet.miner_script(self._node))
+                    self._node.mine(self._script(self._node))
             except sqlite3.Error as error:
                 # A full disk must not end the mining for good.
                 log.error("no block was made: %s", error)

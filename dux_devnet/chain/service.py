@@ -13,6 +13,7 @@ from duxcommon import logs, sdnotify
 from duxcommon.daemon import EXIT_CONFIG
 from duxcommon.errors import ConfigError, DuxError
 
+from . import faucet
 from .pace import Pace
 from .running import only_one, running
 from .server import Server
@@ -46,7 +47,11 @@ class Service:
         async with running(settings.datadir, "127.0.0.1", settings.port, "flopcoin") as server:
             server.users = self._users
             self._pace = Pace(
-                server.node, server.mempool_grew, busy_s=settings.busy_block_s, idle_s=settings.idle_block_s
+                server.node,
+                server.mempool_grew,
+                busy_s=settings.busy_block_s,
+                idle_s=settings.idle_block_s,
+                script=faucet.idle_script,
             )
             if self._context is not None:
                 _open(server, settings, self._context)

@@ -102,6 +102,13 @@ class Wallets:
         assert found is not None
         return found
 
+    def unspent_coins(self, wallet: int, most: int) -> int:
+        """How many unspent coins a wallet has, counted up to `most`."""
+        row = self.db.execute(
+            "SELECT count(*) FROM (SELECT 1 FROM wallet_coins WHERE wallet = ? AND spent = 0 LIMIT ?)", (wallet, most)
+        ).fetchone()
+        return int(row[0])
+
     def owned(self, wallet: int, script: bytes) -> Owned | None:
         return self.scripts.get(script, {}).get(wallet)
 

@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import yaml
-from devchain_kit import NOBODY, Refused
+from devchain_kit import NOBODY, SECRETS, Refused
 from devchain_service_kit import PASSWORD, WALLET, ChainService
 from flopd_kit import until
 
+from dux_devnet.chain import faucet, rules
+from dux_devnet.chain.node import Node
 from dux_devnet.chain.registry import COMMANDS
 from dux_devnet.chain.users import ALLOWED
 from dux_flopd import core as flopd_core
 from duxcommon.coin.params import DEVNET
+from duxcommon.coin.script import p2pkh_script, pubkey_of, wif_of
 
 MODERN_ONLY = {"createwallet", "getaddressinfo", "loadwallet", "signrawtransactionwithwallet"}
 READ_BY_THE_DEMO = {"getblockheader", "getrawtransaction"}
@@ -120,11 +123,16 @@ def test_the_faucet_gives_users_so_much_at_a_time_and_so_much_an_hour(tmp_path: 
 
 
 def test_searching_the_whole_chain_is_rationed(chain: ChainService) -> None:
+    key = wif_of(SECRETS[0], DEVNET)
     for _ in range(20):
-        chain.ask("importaddress", NOBODY, "", True, user="guest")
+        chain.ask("importprivkey", key, "", True, user="guest")
     with pytest.raises(Refused, match="20 times an hour"):
-        chain.ask("importaddress", NOBODY, "", True, user="guest")
-    chain.ask("importaddress", NOBODY, "", False, user="guest")
+        chain.ask("importprivkey", key, "", True, user="guest")
+    chain.ask("importprivkey", key, "", False, user="guest")
+    for anything in (NOBODY, "00", ""):
+        with pytest.raises(Refused, match="say rescan false"):
+            chain.ask("importaddress", anything, "", True)
+    chain.ask("importaddress", NOBODY, "", False)
 
 
 # --- TLS
@@ -278,6 +286,22 @@ def test_without_transactions_blocks_come_at_the_idle_pace(tmp_path: Path) -> No
         first, begun = chain.owner("getblockcount"), time.monotonic()
         until(lambda: chain.owner("getblockcount") >= first + 3, "three blocks", 20)
         assert time.monotonic() - begun > 0.8
+
+
+def test_the_faucet_keeps_few_coins_and_still_gives_what_is_asked(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    for _ in range(faucet.PURSE + 30):
+        with node.change():
+            node.mine(faucet.idle_script(node))
+    purse = faucet.miner_wallet(node)
+    assert node.wallets.unspent_coins(purse, 10_000) == faucet.PURSE
+    script = p2pkh_script(pubkey_of(SECRETS[0]))
+    with node.change():
+        txid = faucet.give(node, script, 100 * rules.SUBSIDY)
+        node.mine(faucet.idle_script(node))
+    assert txid not in node.mempool
+    assert node.wallets.unspent_coins(purse, 10_000) < faucet.PURSE
+    node.close()
 
 
 def test_yaml_of_the_package_is_what_holds_without_it() -> None:
