@@ -1,4 +1,4 @@
-"""The trial network of one machine (pure): its definition, its chain's users, what its daemons are told."""
+"""The trial network of one machine: its definition, its chain's users, what its daemons are told."""
 
 import secrets
 from typing import Annotated, Any
