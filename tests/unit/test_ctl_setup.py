@@ -398,3 +398,16 @@ def test_the_unit_in_the_documentation_is_the_service_that_is_found() -> None:
     assert f"-datadir={corefind.SERVICE_FOLDER}" in options
     assert f"ReadWritePaths={corefind.SERVICE_FOLDER}\n" in page
     assert f"--home {corefind.SERVICE_FOLDER} flopcoin\n" in page
+
+
+def test_systemd_takes_the_unit_in_the_documentation(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("not run: needs systemd-analyze (Debian package systemd)")
+    page = (Path(__file__).parents[2] / "docs" / "flopcoin.md").read_text()
+    unit = tmp_path / coreplan.UNIT
+    # Any program that is there: the one that is meant is not part of this project.
+    unit.write_text(page.partition("```ini\n")[2].partition("```")[0].replace("/usr/local/bin/flopcoind", "/bin/true"))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert [line for line in done.stderr.splitlines() if coreplan.UNIT in line] == []
