@@ -14,12 +14,14 @@ OS_TESTS = $(BIN)/python -m pytest tests/os
 COMMUNITY := tests/community $(filter-out tests/community/%,$(sort \
 	$(wildcard $(foreach word,$(COMMUNITY_WORDS),tests/*/test_*$(word)*.py))))
 
-.PHONY: demo test test-os test-community test-chain bench lint generate lock clean help
+.PHONY: demo deb repository test test-os test-community test-chain bench lint generate lock clean help
 
 help:
 	@echo "make demo [IMAGE=my.png]  the first paid call, on a private trial network; no root needed"
 	@echo "make test [TESTS=path]    all tests; as root it installs the Debian packages that they need"
 	@echo "make test-os              those of the packages, on booted machines; as root"
+	@echo "make deb                  the Debian packages, in build/deb; as root, or with subordinate ids"
+	@echo "make repository KEY=file  a signed apt repository of them, in build/repository"
 	@echo "make test-community       those of the community fund and of voting alone; within ten minutes"
 	@echo "make test-chain           the end-to-end tests on litecoind, and on DUX_COIND=/path/to/flopcoind"
 	@echo "make bench                the benchmarks"
@@ -57,6 +59,14 @@ endif
 test-os: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
 	@$(OS_TESTS) --ignore-glob='*/test_image*'
+
+# Neither needs more than Python's standard library.
+deb:
+	@$(PYTHON) build_script/deb.py
+
+repository:
+	@test -n "$(KEY)" || { echo "which key? now: make repository KEY=secret-key.asc (gpg --export-secret-keys)"; exit 2; }
+	@$(PYTHON) build_script/repository.py --key "$(KEY)"
 
 test-community: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py

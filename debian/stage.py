@@ -73,7 +73,7 @@ def strip(venv: Path, scripts: set[str]) -> None:
 def compile_all(venv: Path) -> None:
     """Byte code with the hash of its source instead of a time, so that nothing has to be compiled on the machine."""
     run(
-        PYTHON, "-I", "-m", "compileall", "-q", "-j1", "--invalidation-mode", "unchecked-hash",
+        PYTHON, "-I", "-m", "compileall", "-q", "-f", "-j1", "--invalidation-mode", "unchecked-hash",
         "-s", venv, "-p", HOME, venv / "lib" / PYTHON / "site-packages",
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def completions(destination: Path, venv: Path) -> None:
     code = "import sys, argcomplete; print(argcomplete.shellcode(['dux-ctl'], shell=sys.argv[1]), end='')"
     for shell, path in (("bash", "bash-completion/completions/dux-ctl"), ("zsh", "zsh/vendor-completions/_dux-ctl")):
         done = subprocess.run(
-            [venv / "bin/python", "-I", "-c", code, shell], capture_output=True, text=True, check=True
+            [venv / "bin/python", "-I", "-B", "-c", code, shell], capture_output=True, text=True, check=True
         )
         target = destination / "usr/share" / path
         target.parent.mkdir(parents=True, exist_ok=True)
