@@ -30,7 +30,7 @@ class Identity:
     def load_or_create(cls, path: Path) -> "Identity":
         """The identity stored in `path` (32 raw bytes, mode 0600); made there when the file is missing.
 
-        Raises KeyFileUnsafe when others may read it or it is not 32 bytes long.
+        Raises KeyFileUnsafe when others may read it, this user may not, or it is not 32 bytes long.
         """
         try:
             with path.open("rb") as file:
@@ -40,6 +40,10 @@ class Identity:
             identity = cls.generate()
             write_atomic(path, identity.secret, mode=0o600)
             return identity
+        except OSError as error:
+            raise KeyFileUnsafe(
+                f"{path} can't be read: {error.strerror}", hint=f"Give it to this daemon's user alone: `ls -l {path}`."
+            ) from error
         if mode & 0o077:
             raise KeyFileUnsafe(f"{path} may be read by others (mode {mode & 0o777:o})")
         if len(secret) != 32:

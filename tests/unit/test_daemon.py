@@ -386,3 +386,40 @@ def test_the_daemon_describes_itself_and_its_exchanges_fit_the_description(
         with pytest.raises(DuxError) as caught:
             client.call("probe.pay", {"amount": 5, "key": "k"})
         assert caught.value.details == {"have": 0, "need": 5}
+
+
+def test_groups_that_do_not_exist_are_noted_instead_of_refusing_everybody_in_silence(
+    short_tmp: Path, daemon_logs: list[str]
+) -> None:
+    with probe(short_tmp, {"access": {"spend": ["no-such-group"], "admin": ["root"]}}) as daemon:
+        daemon.start()
+        (note,) = daemon.call("daemon.status")["notes"]
+        assert "group 'no-such-group', named in access.spend, does not exist on this machine" in note
+        daemon.wait_log("no-such-group")
+        daemon.configure({"access": {"spend": ["root"]}})
+        daemon.signal(signal.SIGHUP)
+        wait_for(lambda: daemon.call("daemon.status")["notes"] == [])
+
+
+def test_a_log_file_that_can_not_be_written_now_is_noted_and_written_again_later(
+    short_tmp: Path, daemon_logs: list[str]
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not run: needs root that may mount file systems")
+    logs = short_tmp / "logs"
+    logs.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,ro", "none", str(logs)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("not run: this machine does not let us mount a tiny disk")
+    try:
+        with probe(short_tmp, {"log_dir": str(logs)}) as daemon:
+            daemon.start()
+            (note,) = daemon.call("daemon.status")["notes"]
+            assert f"{logs}/probe.log can't be written (Read-only file system); the journal has what is missing" in note
+            assert '"message": "ready"' in daemon.output()
+            subprocess.run(["mount", "-o", "remount,rw", str(logs)], check=True)
+            daemon.signal(signal.SIGHUP)
+            wait_for(lambda: daemon.call("daemon.status")["notes"] == [])
+            assert "configuration reloaded" in (logs / "probe.log").read_text()
+    finally:
+        subprocess.run(["umount", "--lazy", str(logs)], check=False)

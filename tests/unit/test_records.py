@@ -165,3 +165,17 @@ def test_a_signature_is_checked_without_ever_raising() -> None:
     assert not verify(IDENTITY.node_id, signature, b"massage")
     for node, bytes_ in [("", signature), ("xy", signature), ("00" * 31, signature), (IDENTITY.node_id, b"")]:
         assert not verify(node, bytes_, b"message")
+
+
+def test_a_key_file_that_can_not_be_read_is_named_and_never_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "node.key"
+    path.mkdir()
+    with pytest.raises(KeyFileUnsafe, match="can't be read: Is a directory") as caught:
+        Identity.load_or_create(path)
+    assert str(path) in caught.value.hint
+    path.rmdir()
+    path.write_bytes(b"")
+    path.chmod(0o600)
+    with pytest.raises(KeyFileUnsafe, match="does not hold a node key"):
+        Identity.load_or_create(path)
+    assert path.read_bytes() == b""
