@@ -159,11 +159,10 @@ def _interruptible() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {kind: signal.signal(kind, interrupt) for kind in ENDINGS}
-    try:
-        yield
-    finally:
-        for kind, handler in before.items():
-            signal.signal(kind, handler)
+    yield
+    # After an interruption the program ends, and a late signal must not change how.
+    for kind, handler in before.items():
+        signal.signal(kind, handler)
 
 
 def _check(control: Control) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from duxcommon.errors import DemoFailed, DuxError
+from duxcommon.errors import DemoFailed, DuxError, GuestFailed
 from duxcommon.money import COIN, DUST, format_flop
 
 from . import apps, audit, demo_report, exits
@@ -31,7 +31,7 @@ WAIT_S = 180.0
 """Longest wait for one step; an emulated machine takes ten times as long as a real one."""
 TIDY_S = 90.0
 PAUSE_S = 0.2
-TASK_WAIT_S = 10.0
+TASK_WAIT_S = 3.0
 HISTORY = 200
 """Newest transactions among which the demonstration's own are looked for."""
 HISTORY_MOST = 5000
@@ -82,6 +82,7 @@ class Story:
         self._theirs: Side | None = None
         self._mark = secrets.token_hex(8)
         self.remains: list[str] = []
+        self._tidying = False
         self._lost: set[str] = set()
         """Channels that nobody can close now."""
 
@@ -121,7 +122,9 @@ class Story:
         if side.control.call("wallet.balance")["spendable"] >= PURSE:
             return
         self._say(f"{side.name} gets {format_flop(GIFT)} FLOP from the faucet of the trial chain")
-        side.control.call("wallet.faucet", {"amount": GIFT, "key": self._key("faucet", side)})
+        # Whoever wants to spend them waits for their confirmation later, while other things go on.
+        params = {"amount": GIFT, "key": self._key("faucet", side), "wait_s": 0}
+        self._until(lambda: side.control.call("wallet.faucet", params), WAIT_S, "the faucet")
 
     def _publish(self, side: Side, folder: Path) -> None:
         """Offer the app, unless the owner of the node does so already."""
@@ -192,6 +195,7 @@ class Story:
                 self._say(f"    {step}")
             ask = {"id": call.task["id"], "wait_s": TASK_WAIT_S, "progress": call.task["progress"]}
             timeout = call.buyer.control.timeout + TASK_WAIT_S
+            self._guest_lives()
             call.task = call.buyer.control.call("task.status", ask, timeout=timeout)
         if call.task["state"] != "DONE":
             error = call.task["error"] or {"message": f"it was {call.task['state'].lower()}"}
@@ -283,14 +287,14 @@ class Story:
 
     def tidy(self) -> None:
         """Cancel what runs, close what is open, withdraw what was published; `TIDY_S` for a side's channels at most."""
+        self._tidying = True
         sides = [self._mine]
         if self._theirs is not None and self._guest.alive:
             sides.append(self._theirs)
         if self._theirs is not None:
             for side in sides:
                 self._attempt(partial(self._cancel, side), "")
-            for side in sides:
-                self._attempt(partial(self._settle, side), f"channels of {side.name}: `dux-ctl channel list`")
+            self._attempt(self._settle, "channels with the guest: `dux-ctl channel list`")
         for side in sides:
             if side.app and not side.owners:
                 what = f"the listing of {APP}: `dux-ctl app withdraw {side.app}`" if side is self._mine else ""
@@ -312,21 +316,31 @@ class Story:
             if task["state"] not in TASK_ENDED and other.app and task["app"] == other.app:
                 side.control.call("task.cancel", {"id": task["id"]})
 
-    def _settle(self, side: Side) -> None:
-        """Close this side's channels with the other node, and wait until the chain has settled them."""
-        other = self._other(side)
+    def _settle(self) -> None:
+        """Close the channels between both, and wait until the chain has settled them."""
 
         def over() -> bool:
-            every = side.control.call("channel.list", {"limit": 200})["channels"]
-            left = [one for one in every if one["peer"] == other.node and one["state"] not in ENDED]
-            if not self._guest.alive:
-                left = [one for one in left if one["id"] not in self._lost and not self._is_lost(one)]
-            for channel in left:
-                if channel["state"] == "OPEN" and (channel["role"] == "buyer" or not self._guest.alive):
-                    side.control.call("channel.close", {"id": channel["id"], "key": self._key(channel["id"], side)})
+            alive = self._guest.alive
+            for side in (self._mine, self._theirs) if alive else ():
+                if side is not None:
+                    self._close_all([one for one in self._open_channels(side) if one["role"] == "buyer"], side)
+            left = [one for one in self._open_channels(self._mine) if one["id"] not in self._lost]
+            if not alive:
+                left = [one for one in left if not self._is_lost(one)]
+                self._close_all(left, self._mine)
             return not left
 
-        self._until(over, TIDY_S, f"the channels of {side.name} to be closed")
+        self._until(over, TIDY_S, "the channels between both nodes to be closed")
+
+    def _open_channels(self, side: Side) -> list[dict[str, Any]]:
+        other = self._other(side)
+        every = side.control.call("channel.list", {"limit": 200})["channels"]
+        return [one for one in every if one["peer"] == other.node and one["state"] not in ENDED]
+
+    def _close_all(self, channels: list[dict[str, Any]], side: Side) -> None:
+        for channel in channels:
+            if channel["state"] == "OPEN":
+                side.control.call("channel.close", {"id": channel["id"], "key": self._key(channel["id"], side)})
 
     def _is_lost(self, channel: dict[str, Any]) -> bool:
         """Whether a channel can't be closed now that the guest is gone; says so once."""
@@ -350,6 +364,11 @@ class Story:
             raise DemoFailed("there is no second node yet")
         return other
 
+    def _guest_lives(self) -> None:
+        """Raises GuestFailed when its process has ended: nothing that needs it will come about."""
+        if not self._guest.alive:
+            raise GuestFailed("the guest node ended in the middle of it")
+
     def _key(self, what: str, side: Side) -> str:
         return f"demo-{self._mark}-{what}-{'here' if side is self._mine else 'there'}"
 
@@ -367,5 +386,7 @@ class Story:
                 problem = f": {error.message}"
             if time.monotonic() > deadline:
                 raise DemoFailed(f"waited {seconds:.0f} s in vain for {what}{problem}")
+            if not self._tidying:
+                self._guest_lives()
             self._say.waiting(f"waiting for {what}{problem}")
             time.sleep(PAUSE_S)

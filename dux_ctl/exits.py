@@ -22,7 +22,7 @@ MEANINGS = {
     NOT_FOUND: "no such app, node, task, channel, blob, round or proposal",
     NO_MONEY: "too little money",
     TASK_FAILED: "the task ended without a result for another reason; nothing was paid for it",
-    DIFFERENCE: "`audit` found a difference",
+    DIFFERENCE: "`audit` or `demo` found a difference",
     INTERRUPTED: "interrupted with Ctrl-C",
 }
 

@@ -72,6 +72,7 @@ def lay_out_guest(folder: Path, invitation: Invitation, wallet: str) -> Layout:
         f"{NAME}/registryd": {
             "roles": ["buyer", "provider"],
             "heartbeat_s": HEARTBEAT_S,
+            "bootstrap": invitation.bootstrap,
         },
     }
     chain = ChainChoice(name=invitation.network.chain, url=access.url, birth_height=invitation.network.birth_height)

@@ -36,7 +36,7 @@ class DemoFailed(SetupError):
 
 class GuestFailed(SetupError):
     code = 8154
-    hint_default = "What its logs say last stands above."
+    hint_default = "Run it again; `dux-ctl status` tells whether this node is well."
 
 
 class TwoCores(SetupError):
