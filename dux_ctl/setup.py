@@ -126,7 +126,6 @@ def _carry_out(plan: "Plan", shown: dict[str, Any], control: Control) -> int:
         control.note(f"\nWrote {plan.conf.path}.")
         if kept is not None:
             control.note(f"The old one is {kept}; delete it once all works: its passwords may be in it.")
-    unready = plan.hindrances
     if rewritten:
         # Core has not read it yet.
         steps = _next_steps(plan)
@@ -144,7 +143,7 @@ def _carry_out(plan: "Plan", shown: dict[str, Any], control: Control) -> int:
     shown["connected"] = True
     after = "dux-flopd was restarted." if restarted else "Start dux-flopd to use it."
     control.emit(shown, lambda: f"dux-flopd asks this Core now. {after}")
-    return exits.FAILED if unready else exits.OK
+    return exits.OK
 
 
 def _next_steps(plan: "Plan") -> str:
