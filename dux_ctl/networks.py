@@ -45,8 +45,8 @@ def register(verbs: Any) -> set[str]:
     host.add_argument("file", nargs="?", type=Path, metavar="FILE", help="where to write the invitation")
     host.add_argument(
         "--address", action="append", default=[], metavar="A",
-        help="address or name under which others reach this machine; can be repeated (default: its address in the "
-        "local network)",
+        help="IPv4 address under which others reach this machine; can be repeated (default: its address in the local "
+        "network)",
     )  # fmt: skip
     host.add_argument(
         "--off", action="store_true", help="serve this machine alone again; invited machines are shut out"

@@ -2,26 +2,25 @@
 
 import fcntl
 import ipaddress
-import re
 import socket
 import struct
 from collections.abc import Sequence
 
 from duxcommon.errors import NoAddress
 
-_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*")
 _SIOCGIFADDR = 0x8915
 
 
 def check(address: str) -> str:
-    """An IP address or host name that somebody named, in its usual form. Raises NoAddress."""
+    """An address that somebody named, in its usual form: IPv4, as calls between nodes go by it. Raises NoAddress.
+
+    Names are not taken: dux-flopd may talk to the address of its chain, and to no name server.
+    """
     try:
-        found = ipaddress.ip_address(address.strip("[]"))
+        found = ipaddress.IPv4Address(address)
     except ValueError:
-        if _NAME.fullmatch(address) and not address.replace(".", "").isdigit() and address != "localhost":
-            return address.lower()
-        raise NoAddress(f"{address!r} is no address or host name") from None
-    if found.is_loopback or found.is_unspecified or found.is_multicast:
+        raise NoAddress(f"{address[:80]!r} is no IPv4 address") from None
+    if found.is_loopback or found.is_unspecified or found.is_multicast or found.is_reserved:
         raise NoAddress(f"{found} can't be reached from other machines")
     return str(found)
 

@@ -38,13 +38,15 @@ class Hosting(Model):
     """What a host remembers, so that it gives the same invitation again."""
 
     addresses: list[str]
+    given: bool
+    """Whether somebody named them; else they are what this machine found."""
     password: str
 
 
 def host(paths: Paths, wanted: Sequence[str], say: Say, machine: Machine | None = None) -> Invitation:
     """Open this machine's trial network and invite to it; doing it again changes nothing.
 
-    `wanted` are addresses or names under which others reach this machine; none: its address in the local network.
+    `wanted` are IPv4 addresses under which others reach this machine; none: its address in the local network.
     Raises NotAllowed, NotTrialNetwork, NotHosting, NoAddress, SwitchFailed, ChainUnreachable, OSError.
     """
     machine = machine or this_machine(paths)
@@ -52,7 +54,8 @@ def host(paths: Paths, wanted: Sequence[str], say: Say, machine: Machine | None 
         network = own_network(paths)
         known = _known(paths)
         hosts = [lan.check(address) for address in wanted] or _addresses(known)
-        kept = Hosting(addresses=hosts, password=known.password if known else new_password())
+        given = bool(wanted) or (known is not None and known.given and known.addresses == hosts)
+        kept = Hosting(addresses=hosts, given=given, password=known.password if known else new_password())
         put(paths, moving.hosting_file(paths), kept.model_dump_json(), mode=0o600)
         certificate, changed = _certificate(paths, hosts)
         if known is not None and known.addresses != hosts:
@@ -61,7 +64,7 @@ def host(paths: Paths, wanted: Sequence[str], say: Say, machine: Machine | None 
                 "again with the new file."
             )
         changed |= _let_in(paths, kept.password)
-        changed |= _open(paths, hosts)
+        changed |= _open(paths)
         if changed:
             say(f"Opening the trial chain on port {CHAIN_PORT}/tcp …")
             machine.restart_chain()
@@ -103,9 +106,9 @@ def _known(paths: Paths) -> Hosting | None:
 
 
 def _addresses(known: Hosting | None) -> list[str]:
-    """Those of the last time as long as this machine still has the first of them, else its address now."""
+    """Those of the last time where somebody named them or this machine still has them, else its address now."""
     own = lan.own_addresses()
-    if known is not None and (known.addresses[0] in own or not known.addresses[0][:1].isdigit()):
+    if known is not None and (known.given or known.addresses[0] in own):
         return known.addresses
     return [lan.lan_address(own)]
 
@@ -155,11 +158,10 @@ def _let_in(paths: Paths, password: str) -> bool:
     return True
 
 
-def _open(paths: Paths, hosts: list[str]) -> bool:
+def _open(paths: Paths) -> bool:
     """Settings of chain and unit; whether they changed."""
     certificate, key = _tls(paths)
-    everywhere = "[::]" if any(":" in address for address in hosts) else "0.0.0.0"  # noqa: S104 - that is what for
-    value = {"listen": f"{everywhere}:{CHAIN_PORT}", "certificate": str(certificate), "key": str(key)}
+    value = {"listen": f"0.0.0.0:{CHAIN_PORT}", "certificate": str(certificate), "key": str(key)}
     head = "# Made by `dux-ctl network host`; `dux-ctl network host --off` takes it away.\n"
     changed = False
     for path, text in (
@@ -174,16 +176,15 @@ def _open(paths: Paths, hosts: list[str]) -> bool:
 
 
 def _invitation(network: NetworkDefinition, kept: Hosting, certificate: str) -> Invitation:
-    hosts = [f"[{address}]" if ":" in address else address for address in kept.addresses]
     chain = ChainAccess.model_validate(
         {
-            "url": f"https://{hosts[0]}:{CHAIN_PORT}/",
+            "url": f"https://{kept.addresses[0]}:{CHAIN_PORT}/",
             "user": USER,
             "password": kept.password,
             "certificate": certificate,
         }
     )
-    bootstrap = [f"{address}:{DIRECTORY_PORT}" for address in hosts]
+    bootstrap = [f"{address}:{DIRECTORY_PORT}" for address in kept.addresses]
     return Invitation(network=network, bootstrap=bootstrap, chain=chain)
 
 
