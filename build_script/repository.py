@@ -35,7 +35,7 @@ MAKE = (
     "gpg --batch --quiet --pinentry-mode loopback --passphrase '' "
     "--quick-generate-key 'Dux OS trial repository <trial@duxos.invalid>' ed25519 sign 30d"
 )
-FINGERPRINT = "gpg --batch --with-colons --list-secret-keys | awk -F: '$1 == \"fpr\" {print $10; exit}'"
+FINGERPRINT = "gpg --batch --with-colons --list-secret-keys 2>/dev/null | awk -F: '$1 == \"fpr\" {print $10; exit}'"
 EXPORT = f"gpg --batch --armor --export > /work/out/{KEYRING}"
 
 
