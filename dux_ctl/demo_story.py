@@ -83,6 +83,7 @@ class Story:
         self._mark = secrets.token_hex(8)
         self.remains: list[str] = []
         self._tidying = False
+        self._unanswered: tuple[Side, str, dict[str, Any]] | None = None
         self._lost: set[str] = set()
         """Channels that nobody can close now."""
 
@@ -138,7 +139,7 @@ class Story:
             self._say(f"{side.name} publishes {APP} at {format_flop(manifest.price)} FLOP a call")
             apps.upload(side.control, bundle, packed.size)
             params = {"bundle": packed.hash, "key": self._key("publish", side)}
-            side.app = side.control.call("app.publish", params)["app"]
+            side.app = self._order(side, "app.publish", params)["app"]
 
     def _own_listing(self, side: Side) -> dict[str, Any] | None:
         try:
@@ -167,7 +168,7 @@ class Story:
         self._say(f"{call.buyer.name} opens a payment channel for {format_flop(amount)} FLOP")
         params = {"provider": call.provider.node, "amount": amount, "key": self._key("open", call.buyer)}
         call.channel = self._until(
-            lambda: call.buyer.control.call("channel.open", params), WAIT_S, "the channel to be opened"
+            lambda: self._order(call.buyer, "channel.open", params), WAIT_S, "the channel to be opened"
         )["id"]
 
     def _run(self, call: Call, file: Path) -> None:
@@ -185,7 +186,7 @@ class Story:
                 "data": base64.b64encode(data).decode(),
             },
         }
-        call.task = call.buyer.control.call("task.run", order)
+        call.task = self._order(call.buyer, "task.run", order)
         deadline, step = time.monotonic() + WAIT_S, ""
         while call.task["state"] not in TASK_ENDED:
             if time.monotonic() > deadline:
@@ -291,6 +292,7 @@ class Story:
         sides = [self._mine]
         if self._theirs is not None and self._guest.alive:
             sides.append(self._theirs)
+        self._attempt(self._catch_up, "")
         if self._theirs is not None:
             for side in sides:
                 self._attempt(partial(self._cancel, side), "")
@@ -301,6 +303,14 @@ class Story:
                 self._attempt(partial(side.control.call, "app.withdraw", {"app": side.app}), what)
         if self._theirs is not None:
             self._theirs.control.close()
+
+    def _catch_up(self) -> None:
+        """Learn what became of an order whose answer was not waited for: with its key it is never carried out twice."""
+        if self._unanswered is not None and self._guest.alive:
+            side, method, params = self._unanswered
+            reply = self._until(lambda: self._order(side, method, params), TIDY_S / 3, f"an answer to {method}")
+            if method == "app.publish":
+                side.app = reply["app"]
 
     def _attempt(self, act: Callable[[], Any], what: str) -> None:
         try:
@@ -363,6 +373,18 @@ class Story:
         if other is None:
             raise DemoFailed("there is no second node yet")
         return other
+
+    def _order(self, side: Side, method: str, params: dict[str, Any]) -> dict[str, Any]:
+        """A call that leaves something behind; remembered until its answer is here."""
+        self._unanswered = side, method, params
+        try:
+            reply = side.control.call(method, params)
+        except DuxError as error:
+            if not error.retry:
+                self._unanswered = None
+            raise
+        self._unanswered = None
+        return reply
 
     def _guest_lives(self) -> None:
         """Raises GuestFailed when its process has ended: nothing that needs it will come about."""
