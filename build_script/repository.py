@@ -75,8 +75,8 @@ def make(
 
         with step("signing the repository"):
             run(
-                "mkdir -p -m 700 /root/.gnupg; echo 'pinentry-mode loopback' >/root/.gnupg/gpg.conf; "
-                "echo 'passphrase-file /work/passphrase' >>/root/.gnupg/gpg.conf"
+                "mkdir -p -m 700 ~/.gnupg; echo 'pinentry-mode loopback' >~/.gnupg/gpg.conf; "
+                "echo 'passphrase-file /work/passphrase' >>~/.gnupg/gpg.conf"
             )
             run(IMPORT if key else MAKE)
             if not (fingerprint := run(FINGERPRINT)):

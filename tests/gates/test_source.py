@@ -22,6 +22,7 @@ BINARIES = (
     "apps/*/sample/*",
     "tests/apps/*/sample/*",
     "dux_taskd/sandbox/filters/*.bpf",
+    "build_script/duxos.png",
 )
 """The only tracked files that need not be text: samples of apps, and the compiled system call filters."""
 
