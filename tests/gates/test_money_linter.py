@@ -31,8 +31,15 @@ ALLOWED = {
     # Connections and transactions with the moment at which they were last seen.
     "kept: tuple[_Link, float] | None = getattr(self._local, \"kept\", None)",
     "self._ours: dict[str, float] = {}",
+    # Moments and rates of calls at the trial chain, and when a login took how much from its faucet.
+    "CALLS_PER_SECOND = 500.0",
+    "BURST = 1000.0",
+    "return max(0.0, -self.left / CALLS_PER_SECOND)",
+    "if bucket is not None and bucket.wait(0) == 0.0 and bucket.left >= BURST:",
+    "self._last_grew: float | None = None",
+    "async def _watchdog(interval: float) -> None:",
+    "self._taken: deque[tuple[float, int]] = deque()",
     # How often the trial chain mines, in seconds.
-    "_PROMPT = 0.2  # seconds a transaction waits for others that may share its block",
     "type=float,",
     "async def serve(datadir: Path, host: str, port: int, dialect: Dialect, auto_mine: float | None) -> None:",
 }  # fmt: skip
