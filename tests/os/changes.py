@@ -10,6 +10,7 @@ PACKAGING = (
     "requirements", "systemd/", "tests/os/",
 )  # fmt: skip
 """Paths, by how they begin. The daemons' own code is proved on a booted machine by the other tests."""
+BATCH_S = 12 * 3600
 
 
 def touches_packaging(paths: Iterable[str]) -> bool:
@@ -18,22 +19,26 @@ def touches_packaging(paths: Iterable[str]) -> bool:
 
 
 def changed() -> list[str] | None:
-    """The paths that differ from where this change began; None where git can't tell."""
+    """The paths that this change touches; None where git can't tell.
+
+    A clone does not say where a change began. A batch of commits is taken for one change: those of the hours before
+    the last one, and what is not committed yet.
+    """
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True)
         return done.stdout.strip()
 
     try:
-        head = git("rev-parse", "HEAD")
-        bases = git("for-each-ref", "--format=%(objectname)", "refs/remotes/origin/main").split()
-        begun = git("merge-base", head, bases[0]) if bases else head
-        begun = begun if begun != head else git("rev-parse", "HEAD~1")
+        if git("rev-parse", "--is-shallow-repository") != "false":
+            return None
+        begun = int(git("log", "-1", "--format=%ct")) - BATCH_S
         return [
-            *git("diff", "--name-only", begun).splitlines(),
+            *git("log", f"--since=@{begun}", "--format=", "--name-only").splitlines(),
+            *git("diff", "--name-only", "HEAD").splitlines(),
             *git("ls-files", "-o", "--exclude-standard").splitlines(),
         ]
-    except (OSError, subprocess.CalledProcessError):
+    except (OSError, subprocess.CalledProcessError, ValueError):
         return None
 
 
