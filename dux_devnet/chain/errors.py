@@ -15,7 +15,7 @@ TRANSACTION_REJECTED = -26
 ALREADY_IN_CHAIN = -27
 IN_WARMUP = -28
 TOO_MUCH = -100
-"""No Core's: a user asked the faucet for too much, or for too many searches of the chain."""
+"""No Core's: a user asked the faucet for too much, for too many searches of the chain, or for too much to be kept."""
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INTERNAL = -32603

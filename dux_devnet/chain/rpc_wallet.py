@@ -163,6 +163,9 @@ def lockunspent(call: Call, unlock: bool, transactions: list[Any] | None = None)
     if call.modern:
         for txid, vout in wanted:
             _check_lockable(call, txid, vout, unlock=unlock, locked=(txid, vout) in locked)
+    if call.guest is not None:
+        # A lock of any other coin does nothing, and would be kept for nothing.
+        wanted = [coin for coin in wanted if call.node.wallets.has_coin(call.wallet, *coin)]
     if unlock:
         locked.difference_update(wanted)
     else:

@@ -29,6 +29,7 @@ from .listener import MAX_REQUEST as MAX_GUEST_REQUEST
 from .node import Node
 from .registry import COMMANDS, Call, Dialect, bind, lookup
 from .users import Guest, Users
+from .wallets import NoRoom
 
 log = logging.getLogger("devchain")
 
@@ -219,11 +220,28 @@ class Server:
         try:
             if inspect.iscoroutinefunction(called.handler):
                 return await called.handler(call, *arguments)
-            with self.node.change():
+            with self._rationed(guest), self.node.change():
                 return called.handler(call, *arguments)
         finally:
             if len(self.node.mempool) > waiting:
                 self.mempool_grew.set()
+
+    @contextlib.contextmanager
+    def _rationed(self, guest: Guest | None) -> Iterator[None]:
+        """Let a user's call add no more to the wallets' books than that user has left."""
+        wallets = self.node.wallets
+        if guest is None:
+            yield
+            return
+        left = wallets.room = guest.room()
+        try:
+            yield
+        except NoRoom:
+            text = "the chain takes only so many new addresses and labels of a user an hour; come back later"
+            raise RpcError(errors.TOO_MUCH, text) from None
+        finally:
+            guest.keep(left - wallets.room)
+            wallets.room = None
 
 
 def _credentials(header: str) -> bytes:

@@ -40,6 +40,8 @@ ALLOWED = frozenset(
 HOUR_S = 3600.0
 RESCANS_PER_HOUR = 20
 """Each reads the whole chain while nobody else is served."""
+KEPT_PER_HOUR = 4_000_000
+"""Bytes of wallets, addresses and labels, about ten thousand of them: the chain keeps all in memory and for good."""
 MAX_USERS = 1000
 MAX_FILE = 200_000
 
@@ -73,6 +75,7 @@ class Users:
         self.per_hour = per_hour
         self.gifts: defaultdict[str, _LastHour] = defaultdict(_LastHour)
         self.rescans: defaultdict[str, _LastHour] = defaultdict(_LastHour)
+        self.kept: defaultdict[str, _LastHour] = defaultdict(_LastHour)
 
     @classmethod
     def load(cls, path: Path, *, per_call: int, per_hour: int) -> Self:
@@ -104,7 +107,7 @@ class Users:
 
     def after(self, old: "Users") -> None:
         """Take over what was counted before a reload."""
-        self.gifts, self.rescans = old.gifts, old.rescans
+        self.gifts, self.rescans, self.kept = old.gifts, old.rescans, old.kept
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -152,3 +155,12 @@ class Guest:
         if taken.total() >= RESCANS_PER_HOUR:
             raise Refused(f"the chain is searched for a user's keys at most {RESCANS_PER_HOUR} times an hour")
         taken.take(1)
+
+    def room(self) -> int:
+        """Bytes that the user's calls may still add to the wallets' books within this hour."""
+        return max(0, KEPT_PER_HOUR - self._users.kept[self.name].total())
+
+    def keep(self, size: int) -> None:
+        """Count what a call added to the books."""
+        if size:
+            self._users.kept[self.name].take(size)

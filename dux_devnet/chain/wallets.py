@@ -18,8 +18,14 @@ MINER = "devchain-miner"
 """The chain's own wallet, out of which the faucet pays; no node's."""
 WALLET_NAME = re.compile(r"[0-9a-f]{32}")
 """The names that users of the chain give to their wallets: whoever knows one may use it."""
+ENTRY_BYTES = 300
+"""What a wallet or a script takes in the database and in memory, beside script and label."""
 WATCHED = 1
 SPENDABLE = 2
+
+
+class NoRoom(Exception):
+    """The books would grow by more than the present caller may add."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,8 @@ class Wallets:
         self.db = store.db
         self.scripts: dict[bytes, dict[int, Owned]] = {}
         self.locked: dict[int, set[tuple[bytes, int]]] = {}  # Core keeps coin locks in memory, a restart frees them
+        self.room: int | None = None
+        """Bytes that the present call may still add to the books; None for any."""
         self.reload()
 
     def reload(self) -> None:
@@ -96,7 +104,14 @@ class Wallets:
         row = self.db.execute("SELECT id FROM wallets WHERE name = ?", (name,)).fetchone()
         return None if row is None else int(row[0])
 
+    def _grow(self, size: int) -> None:
+        if self.room is not None:
+            if size > self.room:
+                raise NoRoom
+            self.room -= size
+
     def create(self, name: str) -> int:
+        self._grow(ENTRY_BYTES)
         self.db.execute("INSERT INTO wallets (name, created) VALUES (?, ?)", (name, int(time.time())))
         found = self.find(name)
         assert found is not None
@@ -108,6 +123,11 @@ class Wallets:
             "SELECT count(*) FROM (SELECT 1 FROM wallet_coins WHERE wallet = ? AND spent = 0 LIMIT ?)", (wallet, most)
         ).fetchone()
         return int(row[0])
+
+    def has_coin(self, wallet: int, txid: bytes, vout: int) -> bool:
+        """Whether a coin is or was the wallet's."""
+        query = "SELECT 1 FROM wallet_coins WHERE wallet = ? AND txid = ? AND vout = ?"
+        return self.db.execute(query, (wallet, txid, vout)).fetchone() is not None
 
     def owned(self, wallet: int, script: bytes) -> Owned | None:
         return self.scripts.get(script, {}).get(wallet)
@@ -147,6 +167,9 @@ class Wallets:
             self._add_coins(wallet, parse_tx(known.raw), known.txid, known.height)
 
     def _put_script(self, wallet: int, owned: Owned) -> None:
+        old = self.owned(wallet, owned.script)
+        if old is None or old.label != owned.label:
+            self._grow(ENTRY_BYTES + len(owned.script) + len((owned.label or "").encode("utf-8", "replace")))
         self.db.execute(
             "INSERT INTO wallet_scripts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
             "secret = excluded.secret, label = excluded.label",

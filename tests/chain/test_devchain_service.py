@@ -1,5 +1,6 @@
 """dux-devchain as a service: users and what they may do, the faucet's limits, TLS, reload, when blocks are made."""
 
+import secrets
 import signal
 import socket
 import ssl
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from devchain_kit import NOBODY, SECRETS, Refused
-from devchain_service_kit import PASSWORD, WALLET, ChainService
+from devchain_service_kit import PASSWORD, WALLET, ChainService, OwnerOf
 from flopd_kit import until
 
 from dux_devnet.chain import faucet, rules
@@ -133,6 +134,37 @@ def test_searching_the_whole_chain_is_rationed(chain: ChainService) -> None:
         with pytest.raises(Refused, match="say rescan false"):
             chain.ask("importaddress", anything, "", True)
     chain.ask("importaddress", NOBODY, "", False)
+
+
+def test_no_user_fills_the_chains_memory_with_addresses_labels_wallets_or_locks(tmp_path: Path) -> None:
+    with ChainService(tmp_path, users=("node", "guest"), busy_block_s=600) as chain:
+        chain.start()
+        for _ in range(8):
+            chain.ask("importaddress", secrets.token_hex(250_000), "", False, user="guest")
+        chain.ask("importaddress", (kept := secrets.token_hex(250_000)), "", False, user="guest")
+        for _ in range(7):
+            chain.ask("getnewaddress", "x" * 240_000, user="guest")
+        for method, *params in (
+            ("importaddress", secrets.token_hex(250_000), "", False),
+            ("importaddress", NOBODY, "x" * 250_000, False),
+            ("getnewaddress", "x" * 250_000),
+        ):
+            with pytest.raises(Refused, match="an hour") as refused:
+                chain.ask(method, *params, user="guest")
+            assert refused.value.code == -100
+        # What is there already costs nothing, and neither does reading or another user's share.
+        chain.ask("importaddress", kept, "", False, user="guest")
+        assert chain.ask("getblockhash", 0, user="guest", path=f"/wallet/{secrets.token_hex(16)}") == DEVNET.genesis
+        chain.ask("getnewaddress", "x" * 250_000)
+        # Nobody's coins are not kept locked.
+        chain.ask("lockunspent", False, [{"txid": "ab" * 32, "vout": vout} for vout in range(1000)])
+        assert chain.ask("listunspent", 0) == []
+        assert OwnerOf(chain).call("listlockunspent", wallet=WALLET) == []
+        txid = chain.ask("faucet", chain.ask("getnewaddress"), 1)
+        coin = next(coin for coin in chain.ask("listunspent", 0) if coin["txid"] == txid)
+        chain.ask("lockunspent", False, [{"txid": txid, "vout": coin["vout"]}])
+        assert chain.ask("listunspent", 0) == []
+        assert [one["txid"] for one in OwnerOf(chain).call("listlockunspent", wallet=WALLET)] == [txid]
 
 
 # --- TLS
