@@ -298,7 +298,9 @@ class Root:
             (self.path / "etc/resolv.conf").write_bytes(Path("/etc/resolv.conf").read_bytes())
         # Absolute, because PATH is the root's.
         unshare, *options = namespaces(network)
-        full = [shutil.which(unshare) or unshare, *options, "/bin/bash", "-euc", ENTER, "enter", str(self.path), cwd]
+        # It dies with this program, however this ends, also between being started and being known here.
+        full = [shutil.which("setpriv") or "setpriv", "--pdeathsig", "KILL", shutil.which(unshare) or unshare, *options]
+        full += ["/bin/bash", "-euc", ENTER, "enter", str(self.path), cwd]
         full += [*words, "--", *command]
         watch, held = os.pipe()
         output = log.open("ab") if log else subprocess.PIPE
