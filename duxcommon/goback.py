@@ -2,14 +2,18 @@
 
 What the upgraded databases hold is moved aside, not deleted. Afterwards the packages of before may be installed: the
 file `going-back` in FOLDER tells their scripts that it is meant.
+
+Root leaves the work in a daemon's folder to a process of that daemon's user: a link that the daemon has put there leads
+no further than the daemon could go.
 """
 
 import argparse
 import fcntl
 import os
 import shutil
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import migrations
@@ -20,8 +24,8 @@ MARK = "going-back"
 
 
 def databases(folder: Path) -> list[Path]:
-    """Every database below `folder` that an upgrade has left a copy of."""
-    found = {copy.with_name(copy.name.partition(".before-")[0]) for copy in folder.rglob("*.before-*-to-*")}
+    """Every database in `folder` that an upgrade has left a copy of."""
+    found = {copy.with_name(copy.name.partition(".before-")[0]) for copy in folder.glob("*.before-*-to-*")}
     return sorted(database for database in found if migrations.copies(database))
 
 
@@ -61,6 +65,60 @@ def put_back(database: Path) -> tuple[Path, Path]:
     return copy, aside
 
 
+def _put_all_back(folder: Path) -> bool:
+    """Raises DuxError or OSError where it fails."""
+    for database in databases(folder):
+        copy, aside = put_back(database)
+        print(f"{database}: as in {copy.name}; what was there is in {aside}", flush=True)
+    return True
+
+
+def _as_owner(folder: Path) -> bool:
+    """The same, done by a process of the folder's owner, which also tells what fails; whether all went well."""
+    owner = folder.stat()
+    if owner.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return True  # The payloads, which several daemons share: databases are never there.
+    if owner.st_uid == os.geteuid():
+        return _put_all_back(folder)
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.setgroups([])
+            os.setresgid(owner.st_gid, owner.st_gid, owner.st_gid)
+            os.setresuid(owner.st_uid, owner.st_uid, owner.st_uid)
+            status = _told(lambda: _put_all_back(folder))
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _told(work: Callable[[], bool]) -> int:
+    """Do it, or say why not; the exit status."""
+    try:
+        return 0 if work() else 1
+    except (DuxError, OSError) as error:
+        print(f"goback: {error}", file=sys.stderr)
+        if isinstance(error, DuxError):
+            print(f"  {error.hint}", file=sys.stderr)
+        return 1
+
+
+def _all_folders(folder: Path) -> bool:
+    """The whole of it; whether it could be done. Raises DuxError or OSError."""
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}", hint="Name the one that holds the databases.")
+    if folder.stat().st_uid != os.geteuid():
+        raise ConfigError(f"{folder} is not yours", hint="Run this as its owner, or name the folder above it.")
+    places = [folder, *sorted(path for path in folder.iterdir() if path.is_dir())]
+    if not all([_as_owner(place) for place in places]):
+        return False
+    write_atomic(folder / MARK, b"")
+    return True
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Put all copies back, or say why not; the exit status."""
     parser = argparse.ArgumentParser(
@@ -69,18 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="example: sudo /usr/lib/duxnet/bin/python -I -m duxcommon.goback /var/lib/duxnet",
     )
     parser.add_argument("folder", type=Path, help="where the databases are, such as /var/lib/duxnet")
-    args = parser.parse_args(argv)
-    try:
-        if not args.folder.is_dir():
-            raise ConfigError(f"there is no folder {args.folder}", hint="Name the one that holds the databases.")
-        for database in databases(args.folder):
-            copy, aside = put_back(database)
-            print(f"{database}: as in {copy.name}; what was there is in {aside}")
-        write_atomic(args.folder / MARK, b"")
-    except (DuxError, OSError) as error:
-        print(f"goback: {error}", file=sys.stderr)
-        if isinstance(error, DuxError):
-            print(f"  {error.hint}", file=sys.stderr)
+    folder: Path = parser.parse_args(argv).folder
+    if _told(lambda: _all_folders(folder)):
         return 1
     print("Now the version of before can be installed: see docs/upgrades.md.")
     return 0

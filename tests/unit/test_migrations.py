@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import pwd
 import random
 import shutil
 import signal
@@ -10,6 +11,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -520,3 +522,34 @@ def test_going_back_that_was_cut_off_is_finished_by_the_next_try(tmp_path: Path)
     (tmp_path / ".x.db.back").write_bytes(b"half")
     assert goback.main([str(tmp_path)]) == 0
     assert (schema(path), content(path)) == (1, texts)
+
+
+def test_no_daemon_leads_root_elsewhere_while_it_goes_back(capfd: pytest.CaptureFixture[str]) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not run: needs root")
+    nobody = pwd.getpwnam("nobody")
+    with tempfile.TemporaryDirectory(dir="/tmp") as made:  # pytest's own folder is closed to other users
+        top, mine, yours = Path(made), Path(made, "root"), Path(made, "registryd")
+        top.chmod(0o755)
+        mine.mkdir(mode=0o700)
+        secret = mine / "shadow"
+        secret.write_text("root's alone")
+        yours.mkdir()
+        filled(yours / "x.db", 1)
+        open_with(yours / "x.db", 2)
+        for path in (yours, *yours.iterdir()):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+        assert goback.main([str(top)]) == 0
+        assert schema(yours / "x.db") == 1
+        assert {path.stat().st_uid for path in yours.iterdir()} == {nobody.pw_uid}
+        (top / goback.MARK).unlink()
+
+        for link, target in ((".x.db.back", secret), ("x.db.lock", mine / "lock"), ("y.db.before-1-to-2", secret)):
+            (yours / link).unlink(missing_ok=True)
+            (yours / link).symlink_to(target)
+        assert goback.main([str(top)]) == 1
+        assert "Permission denied" in capfd.readouterr().err
+        assert (secret.read_text(), secret.stat().st_uid, list(mine.iterdir())) == ("root's alone", 0, [secret])
+        assert not (top / goback.MARK).exists()
+        assert goback.main([str(yours)]) == 1
+        assert "is not yours" in capfd.readouterr().err
