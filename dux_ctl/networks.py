@@ -86,7 +86,7 @@ def _host(args: argparse.Namespace, control: Control) -> int:
     try:
         write_invitation(args.file, invitation)
         if (uid := os.environ.get("SUDO_UID", "")).isdecimal():
-            os.chown(args.file, int(uid), int(os.environ.get("SUDO_GID", uid)))
+            os.chown(args.file, int(uid), int(os.environ.get("SUDO_GID", uid)), follow_symlinks=False)
     except OSError as error:
         raise InvalidParams(
             f"can't write {args.file}: {error.strerror}", hint="Name another file; the network is open all the same."

@@ -10,7 +10,9 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644, group: int | Non
     `group` is the id of the group that the file gets; by default it is our own.
     """
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    # Of a process that was killed, or laid there by somebody to whom the folder is open: never written through.
+    part.unlink(missing_ok=True)
+    descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if group is not None:
