@@ -17,6 +17,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from dux_setup.moving import UNIT_DROP_INS
 from duxcommon.config import Access, Settings, load
 
 from .test_declarations import generate
@@ -390,3 +391,9 @@ def test_every_key_is_explained(name: str) -> None:
         if re.match(r"^ *#?(?:  )*[a-z_]+:", line) and not re.match(r"^ *# \S", before)
     ]
     assert bare == []
+
+
+def test_purge_removes_every_drop_in_that_a_program_of_ours_writes_beside_the_units() -> None:
+    text = (ROOT / "debian" / "dux-common.postrm").read_text()
+    for drop_in in UNIT_DROP_INS:
+        assert f'"$folder/{Path(drop_in).name}"' in text, drop_in
