@@ -142,8 +142,12 @@ class Story:
             side.app = self._order(side, "app.publish", params)["app"]
 
     def _own_listing(self, side: Side) -> dict[str, Any] | None:
+        return self._listing(side, f"{APP}@{side.node}")
+
+    def _listing(self, side: Side, app: str) -> dict[str, Any] | None:
+        """What the node knows of an app; None while it has not heard of it."""
         try:
-            return side.control.call("app.show", {"app": f"{APP}@{side.node}"})
+            return side.control.call("app.show", {"app": app})
         except DuxError as error:
             if exits.status_of(error) != exits.NOT_FOUND:
                 raise
@@ -153,8 +157,8 @@ class Story:
         self._say(f"{call.buyer.name} looks for {APP} of {call.provider.name}")
 
         def live() -> bool:
-            listing = call.buyer.control.call("app.show", {"app": call.provider.app})
-            return bool(listing["live_providers"])
+            listing = self._listing(call.buyer, call.provider.app)
+            return listing is not None and bool(listing["live_providers"])
 
         self._until(live, WAIT_S, f"{call.provider.name}'s app in the directory of {call.buyer.name}")
         self._until(
