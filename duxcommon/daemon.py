@@ -324,6 +324,7 @@ def run(daemon: type[Daemon], argv: Sequence[str]) -> int:
     except (DuxError, OSError) as error:
         hint = getattr(error, "hint", "")
         print(f"dux-{daemon.name}: {error}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
+        _tell_systemd(str(error), hint)
         return EXIT_CONFIG
 
     async def main() -> int:
@@ -351,6 +352,10 @@ def _refused(name: str, error: DuxError | OSError, state: Path) -> int:
         message, hint, kind = str(error), "", type(error).__name__
         later = not (isinstance(error, OSError) and error.errno in FOR_GOOD)
     logging.getLogger(name).warning(f"can't run: {message}", extra={"error": kind, "hint": hint})
-    # `systemctl status` shows it until the next start.
-    sdnotify.notify("STATUS=" + " ".join(f"can't run: {message}. {hint}".split()))
+    _tell_systemd(message, hint)
     return 1 if later else EXIT_CONFIG
+
+
+def _tell_systemd(message: str, hint: str) -> None:
+    """`systemctl status` and `dux-ctl status` show it until the next start."""
+    sdnotify.notify("STATUS=" + " ".join(f"can't run: {message}. {hint}".split()))
