@@ -243,7 +243,9 @@ def main() -> int:
     paths = Paths()
     try:
         with alone(paths):
-            recover(paths, lambda text: print(text, flush=True))
+            if recover(paths, lambda text: print(text, flush=True)):
+                # systemd read the units before what was put back beside them.
+                this_machine(paths).reload()
     except AlreadyRunning:
         return 0  # nothing was interrupted: whoever moves the node starts it
     except (DuxError, OSError) as error:

@@ -34,6 +34,9 @@ class Machine(Protocol):
     def restart_chain(self) -> None:
         """Start the trial chain anew with its present settings. Raises SwitchFailed."""
 
+    def reload(self) -> None:
+        """Take note of units and drop-ins that were changed. Raises SwitchFailed."""
+
     def make_folders(self) -> None:
         """Make the daemons' folders that are missing, with their owners."""
 
@@ -45,14 +48,18 @@ class Systemd:
         _systemctl("stop", *UNITS)
 
     def start(self) -> None:
-        _systemctl("daemon-reload")
+        self.reload()
         # Whoever failed before may try again.
         _systemctl("reset-failed", *UNITS, check=False)
         _systemctl("start", TARGET)
 
     def restart_chain(self) -> None:
-        _systemctl("daemon-reload")
+        self.reload()
         _systemctl("restart", CHAIN)
+
+    def reload(self) -> None:
+        """Read the units anew. Raises SwitchFailed."""
+        _systemctl("daemon-reload")
 
     def make_folders(self) -> None:
         files = [str(path) for path in sorted(TMPFILES.glob("dux*.conf"))]

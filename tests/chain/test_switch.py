@@ -55,6 +55,9 @@ class Bench:
     def restart_chain(self) -> None:
         self.did.append("restart chain")
 
+    def reload(self) -> None:
+        self.did.append("reload")
+
     def make_folders(self) -> None:
         for daemon in ("flopd", "escrowd", "taskd", "sandbox", "registryd", "airdropd", "devchain"):
             self.paths.state(daemon).mkdir(mode=0o700, exist_ok=True)
