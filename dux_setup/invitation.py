@@ -18,6 +18,8 @@ from duxcommon.network import HostPort, NetworkDefinition
 CHAIN = "devnet"
 """The one chain that strangers can be invited to: its coins are worthless, and it has a faucet."""
 MAX_BYTES = 65_536
+_ADDRESS = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
+"""A host in an URL. Nothing else is shown at a terminal, written to settings, or taken off by a parser unseen."""
 _PASSWORD = re.compile(r"[A-Za-z0-9_-]{16,128}")
 
 
@@ -40,6 +42,9 @@ class ChainAccess(Model):
             raise ValueError("write it like https://192.168.1.5:32554/")
         if parts.path != "/" or parts.query or parts.fragment or "@" in parts.netloc:
             raise ValueError("only scheme, host and port belong there, and a / at the end")
+        host, _, port = parts.netloc.rpartition(":")
+        if parts.port == 0 or not _ADDRESS.fullmatch(host) or url != f"{parts.scheme}://{host}:{port}/":
+            raise ValueError("expected a name, an IPv4 address, or an IPv6 address in brackets, and a port from 1 on")
         if parts.scheme == "http" and not is_loopback(parts.hostname):
             raise ValueError("without TLS the password would cross the network in the clear; use https")
         return url
