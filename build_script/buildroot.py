@@ -107,6 +107,8 @@ MACHINE = Kind(
     lean=False,
 )
 """A machine to install the packages on: systemd, and what they depend on, so that they install without a network."""
+ALWAYS = ("mount",)
+"""What entering a root needs inside of it."""
 KINDS = {kind.name: kind for kind in (BUILD, IMAGE, QEMU, MACHINE)}
 
 ENTER = """
@@ -252,7 +254,7 @@ def _make(kind: Kind, sources: Sequence[Source], suite: str, target: Path) -> No
         listed.write_text(mirror.deb822(sources), encoding="utf-8")
         made = Path(folder) / "root.tar"
         command = ["mmdebstrap", f"--mode={'root' if os.geteuid() == 0 else 'unshare'}", f"--variant={kind.variant}"]
-        command += ["--format=tar", f"--include={','.join(kind.packages)}", *_proxies()]
+        command += ["--format=tar", f"--include={','.join((*kind.packages, *ALWAYS))}", *_proxies()]
         if kind.lean:
             command += [f"--dpkgopt=path-exclude={path}" for path in ("/usr/share/doc/*", "/usr/share/locale/*/*")]
         command += [suite, str(made), str(listed)]
