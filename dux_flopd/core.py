@@ -178,7 +178,10 @@ class Core:
         self._local = threading.local()
         self._open: set[http.client.HTTPConnection] = set()
         self._closed = False
-        self._path = urlsplit(settings.url).path or "/"
+        parts = urlsplit(settings.url)
+        self._path = parts.path or "/"
+        # Errors name this: the name of a wallet in the path is as good as a key to it on a trial chain.
+        self._where = f"{parts.scheme}://{parts.netloc}/"
         self._wallet = self._path.removeprefix("/wallet/") if self._path.startswith("/wallet/") else ""
 
     # --- transport -------------------------------------------------------------------------------------------
@@ -249,7 +252,7 @@ class Core:
             genesis = self._raw(link, "getblockhash", (0,))
             if genesis != self.genesis:
                 raise WrongChain(
-                    f"Core at {self.settings.url} is on the chain with genesis {str(genesis)[:64]}, "
+                    f"Core at {self._where} is on the chain with genesis {str(genesis)[:64]}, "
                     f"this network needs {self.genesis}"
                 )
         except BaseException:
@@ -295,7 +298,7 @@ class Core:
             self._drop(link)
             self._dialect = None
             reason = str(error) or type(error).__name__
-            raise ChainDown(f"Core at {self.settings.url} can't be reached ({method}): {reason}") from error
+            raise ChainDown(f"Core at {self._where} can't be reached ({method}): {reason}") from error
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             self._drop(link)
             raise ChainFault(f"Core's answer to {method} can't be read") from error
@@ -307,10 +310,10 @@ class Core:
             self._drop(link)
             status = _HTTP_STATUS.search(message)
             if status and status[1] in {"401", "403"}:
-                raise ChainAuthFailed(f"Core at {self.settings.url} refused the login ({status[1]})") from error
+                raise ChainAuthFailed(f"Core at {self._where} refused the login ({status[1]})") from error
             if status and status[1] == "503":
-                raise ChainDown(f"Core at {self.settings.url} is too busy (503)") from error
-            raise ChainFault(f"{self.settings.url} answered {method} with something else than JSON-RPC") from error
+                raise ChainDown(f"Core at {self._where} is too busy (503)") from error
+            raise ChainFault(f"{self._where} answered {method} with something else than JSON-RPC") from error
         if code == WARMUP:
             raise ChainDown(f"Core is starting: {message}", details={"starting": True}) from error
         if code == WALLET_LOCKED:

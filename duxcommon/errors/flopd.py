@@ -9,7 +9,10 @@ class FlopdError(DuxError):
 
 class WalletLocked(FlopdError):
     code = 2000
-    hint_default = "Unlock it with `dux-ctl wallet unlock`, or set `passphrase_file` in flopd.yaml."
+    hint_default = (
+        "Unlock it with `dux-ctl wallet unlock`. Where the first boot made the passphrase, the machine keeps it: "
+        "`sudo systemctl restart dux-flopd` unlocks the wallet."
+    )
 
 
 class KeystoreMissing(FlopdError):
@@ -29,7 +32,10 @@ class KeystoreDamaged(FlopdError):
 
 class WrongPassphrase(FlopdError):
     code = 2004
-    hint_default = "Type the passphrase that the keystore was made with; nothing was unlocked."
+    hint_default = (
+        "Type the passphrase that the keystore was made with; nothing was unlocked. Where the first boot made it, the "
+        "machine keeps it: `sudo systemctl restart dux-flopd` unlocks the wallet."
+    )
 
 
 class BadWords(FlopdError):

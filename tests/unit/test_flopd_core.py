@@ -375,6 +375,22 @@ def test_a_missing_wallet_is_loaded_or_made(fake: FakeCore) -> None:
     assert made == [["dux", False, False, "", False, False]]
 
 
+@pytest.mark.parametrize(
+    "said", [Broken(), Status(401, "no"), Status(403, "no"), Status(503, "busy"), Status(200, "<html>"), None]
+)
+def test_no_error_names_the_wallet_of_the_node(fake: FakeCore, said: Exception | None) -> None:
+    """Errors go to logs and screens; on a trial chain whoever knows the name of a wallet can use it."""
+    wallet = "3e15ac657c626c2cf360128d68edcb65"
+    if said is None:
+        fake.answers["getblockhash"] = lambda _: "ef" * 32
+    else:
+        fake.answers["getbestblockhash"] = fail(said, 9)
+    with pytest.raises(DuxError) as caught:
+        ask(fake, lambda core: core.best_hash(), url=f"{fake.url}wallet/{wallet}")
+    assert fake.url in caught.value.message
+    assert wallet not in repr(caught.value.to_rpc())
+
+
 def test_the_library_never_logs_parameters(fake: FakeCore, caplog: pytest.LogCaptureFixture) -> None:
     fake.answers["importprivkey"] = lambda _: None
     with caplog.at_level(logging.DEBUG, logger=None):
