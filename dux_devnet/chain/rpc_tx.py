@@ -9,7 +9,7 @@ from duxcommon.coin import script as coin_script
 from duxcommon.coin.tx import serialize_tx
 from duxcommon.errors import DuxError
 
-from . import errors, jsonio, rules, spending, validate
+from . import errors, jsonio, policy, rules, spending, validate
 from .errors import RpcError
 from .registry import Call, command, kind_name
 from .render import tx_json
@@ -17,6 +17,8 @@ from .rpc_chain import block_hash, find_block, output_script
 from .store import Coin
 from .validate import MissingInputs, Reject, outpoint
 
+GUEST_INPUTS = 250
+"""Signing and checking take time with the square of the inputs, and nobody else is served meanwhile."""
 _NOT_FOUND_FLOPCOIN = (
     "No such mempool transaction. Use -txindex to enable blockchain transaction queries. "
     "Use gettransaction for wallet transactions."
@@ -59,11 +61,21 @@ def _send(call: Call, text: str, allow_high_fees: bool) -> str:
 
 
 def _decode(call: Call, text: str, *, unfunded: bool = False) -> Tx:
+    if call.guest is not None and len(text) > 2 * policy.MAX_STANDARD_SIZE:
+        raise RpcError(errors.TOO_MUCH, f"a user's transaction has at most {policy.MAX_STANDARD_SIZE} bytes")
     try:
-        return validate.parse_tx(jsonio.unhex(text), unfunded=unfunded)
+        tx = validate.parse_tx(jsonio.unhex(text), unfunded=unfunded)
     except (ValueError, BTClibException):
         hint = ". Make sure the tx has at least one input." if call.modern and not unfunded else ""
         raise RpcError(errors.DESERIALIZATION, f"TX decode failed{hint}") from None
+    return _within_bounds(call, tx)
+
+
+def _within_bounds(call: Call, tx: Tx) -> Tx:
+    if call.guest is not None and len(tx.vin) > GUEST_INPUTS:
+        text = f"a user's transaction has at most {GUEST_INPUTS} inputs: send less, or in several parts"
+        raise RpcError(errors.TOO_MUCH, text)
+    return tx
 
 
 def _rejection(call: Call, reject: Reject) -> RpcError:
@@ -250,6 +262,7 @@ def fundrawtransaction(call: Call, hexstring: str, options: dict[str, Any] | boo
         funded, fee, position = spending.fund(call.node, call.wallet, tx, _fund_options(call, given, len(tx.vout)))
     except spending.CannotFund as error:
         raise RpcError(errors.WALLET if call.modern else errors.INTERNAL, str(error)) from None
+    _within_bounds(call, funded)
     return {"hex": serialize_tx(funded).hex(), "changepos": position, "fee": jsonio.Amount(fee)}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from btclib.tx import OutPoint, Tx, TxIn, TxOut
 from devchain_kit import NOBODY, SECRETS, Refused
 from devchain_service_kit import PASSWORD, WALLET, ChainService, OwnerOf
 from flopd_kit import until
@@ -24,6 +25,7 @@ from dux_devnet.chain.users import ALLOWED
 from dux_flopd import core as flopd_core
 from duxcommon.coin.params import DEVNET
 from duxcommon.coin.script import p2pkh_script, pubkey_of, wif_of
+from duxcommon.money import COIN
 
 MODERN_ONLY = {"createwallet", "getaddressinfo", "loadwallet", "signrawtransactionwithwallet"}
 READ_BY_THE_DEMO = {"getblockheader", "getrawtransaction"}
@@ -165,6 +167,38 @@ def test_no_user_fills_the_chains_memory_with_addresses_labels_wallets_or_locks(
         chain.ask("lockunspent", False, [{"txid": txid, "vout": coin["vout"]}])
         assert chain.ask("listunspent", 0) == []
         assert [one["txid"] for one in OwnerOf(chain).call("listlockunspent", wallet=WALLET)] == [txid]
+
+
+def test_no_users_transaction_holds_up_all_the_others(chain: ChainService) -> None:
+    """Signing 1600 inputs took 49 s in one go; the watchdog gives the chain 30."""
+
+    def spending(inputs: int, outputs: int = 1) -> str:
+        given = [TxIn(OutPoint(number.to_bytes(32, "big"), 0)) for number in range(1, inputs + 1)]
+        return (
+            Tx(1, 0, given, [TxOut(COIN, p2pkh_script(bytes(33)))] * outputs, check_validity=False)
+            .serialize(include_witness=False, check_validity=False)
+            .hex()
+        )
+
+    def told(inputs: int) -> list[dict[str, Any]]:
+        script = chain.ask("validateaddress", chain.ask("getnewaddress"))["scriptPubKey"]
+        return [
+            {"txid": number.to_bytes(32, "big").hex(), "vout": 0, "scriptPubKey": script}
+            for number in range(1, inputs + 1)
+        ]
+
+    begun = time.monotonic()
+    for method, *params in (
+        ("signrawtransaction", spending(251), told(251)),
+        ("sendrawtransaction", spending(251)),
+        ("fundrawtransaction", spending(251)),
+        ("signrawtransaction", spending(1, 3000)),
+    ):
+        with pytest.raises(Refused, match="a user's transaction has at most") as refused:
+            chain.ask(method, *params)
+        assert refused.value.code == -100
+    assert time.monotonic() - begun < 5
+    assert chain.ask("signrawtransaction", spending(250), told(250))["complete"] is True
 
 
 # --- TLS
