@@ -49,8 +49,13 @@ def what_to_do(down: dict[str, dict[str, Any]], run_dir: Path) -> list[str]:
         return ["The first boot is still making keys and settings; look again in a moment."]
     lines = [f"dux-{name}: systemd says {seen[f'dux-{name}'].text}" for name in down if f"dux-{name}" in seen]
     hang = [name for name in down if cause(down[name]) == "silent"]
-    if started := [f"dux-{name}" for name in down if name not in hang]:
-        lines.append(f"Start what is down: systemctl start {' '.join(started)}")
+    failed = [name for name in names if name in seen and seen[name].active == "failed"]
+    if failed:
+        # systemd refuses a plain start for a while after some failed ones, and their sockets have failed with them.
+        lines.append("Once that is mended: systemctl reset-failed 'dux-*' && systemctl start dux.target")
+    elif started := [f"dux-{name}" for name in down if name not in hang]:
+        one_by_one = len(started) == 1 or not seen
+        lines.append(f"Start what is down: systemctl start {' '.join(started) if one_by_one else 'dux.target'}")
     if hang:
         lines.append(f"Restart what hangs: systemctl restart {' '.join(f'dux-{name}' for name in hang)}")
     units_text = " ".join(f"-u {name}" for name in names)

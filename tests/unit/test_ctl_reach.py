@@ -193,6 +193,22 @@ def test_what_systemd_says_of_a_failed_daemon_stands_below_the_screen(
     assert "journalctl -b -u dux-flopd" in text
 
 
+def test_what_failed_is_started_again_by_a_command_that_works_even_after_many_failed_starts(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({"dux-flopd": ("failed", "exit-code", "the keystore is damaged")})
+    _, text = ctl(capsys, short_tmp, "why", "flopd")
+    assert "Once that is mended: systemctl reset-failed 'dux-*' && systemctl start dux.target" in text
+    assert "Start what is down" not in text
+
+
+def test_a_node_that_was_stopped_is_started_by_one_word(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({f"dux-{name}": ("inactive", "success", "") for name in DAEMONS})
+    assert "Start what is down: systemctl start dux.target\n" in ctl(capsys, short_tmp, "status")[1]
+
+
 def test_a_failed_first_boot_is_named_alone_because_nothing_starts_before_it(
     short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
 ) -> None:
