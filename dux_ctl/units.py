@@ -12,6 +12,12 @@ SYSTEMD = Path("/run/systemd/system")
 FIRST_BOOT = "dux-firstboot"
 ASK_S = 5.0
 LINES = 5
+NO_CREDENTIAL = "243"
+"""The exit status that systemd itself gives a service whose credentials it can't set up (EXIT_CREDENTIALS)."""
+WRONG_CREDENTIAL = (
+    "the credential with the wallet's passphrase, /etc/credstore.encrypted/dux-flopd.wallet, is damaged or not of this "
+    "machine. Put this machine's own back, or move it away and type the passphrase: `dux-ctl wallet unlock`"
+)
 
 
 @dataclass(frozen=True)
@@ -48,14 +54,17 @@ def _output(command: Sequence[str]) -> str:
 
 def look(names: Sequence[str]) -> dict[str, Unit]:
     """The services of these names (`dux-flopd`), as far as systemd tells."""
-    properties = ("Id", "ActiveState", "Result", "StatusText")
+    properties = ("Id", "ActiveState", "Result", "StatusText", "ExecMainStatus")
     units = [f"{name}.service" for name in names]
     text = _output(["systemctl", "show", "--no-pager", f"--property={','.join(properties)}", "--", *units])
     found = {}
     for block in text.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         if values.get("Id"):
-            unit = Unit(values.get("ActiveState", ""), values.get("Result", ""), values.get("StatusText", "")[:200])
+            said = values.get("StatusText", "")[:200]
+            if values.get("ExecMainStatus") == NO_CREDENTIAL and not said:
+                said = WRONG_CREDENTIAL
+            unit = Unit(values.get("ActiveState", ""), values.get("Result", ""), said)
             found[values["Id"].removesuffix(".service")] = unit
     return found
 

@@ -6,20 +6,27 @@ each once: the second waits.
 
 import fcntl
 import hashlib
+import inspect
+import os
 import shutil
-import subprocess
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from build_script import buildroot, deb
+from build_script import repository as apt_repository
 from tests.os.nspawn import Machine
+from tests.os.repacked import Change, repack
 
 PEOPLE = ("ann", "bob")
 """Who logs in at the machines: the first person, and another."""
 REPOSITORY = "/srv/duxos"
 """Where machines see the repository of the packages."""
+NEWER = "0.2.0"
+MAX_AGE_S = 2 * 86400
 PROC_SYS_USER = """[Unit]
 DefaultDependencies=no
 Before=dux-sandbox.service
@@ -52,15 +59,18 @@ def alone(name: str) -> Iterator[None]:
 
 
 def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of a layer, made by `make` when there is none for `key`; older ones are removed."""
+    """The folder of a layer, made by `make` when there is none for `key`; those of days ago are removed."""
     target = folder() / f"{name}-{key}"
     with alone(name):
         if not target.exists():
+            # Another tree's tests may be using theirs right now.
             for old in folder().glob(f"{name}-*"):
-                if old.is_dir():
+                if old.is_dir() and time.time() - old.stat().st_mtime > MAX_AGE_S:
                     shutil.rmtree(old)
             unfinished = folder() / f"{name}-unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
             make(unfinished)
+            os.utime(unfinished)
             unfinished.rename(target)
     return target
 
@@ -74,42 +84,76 @@ def digest(*files: Path) -> str:
 
 
 @cache
-def base() -> Path:
-    """A Debian root with systemd and people, without a mirror: the machines have no network."""
-    tar = buildroot.cached(buildroot.MACHINE)
+def base() -> list[Path]:
+    """The layers of Debian 13 with systemd and people, without a mirror: the machines have no network."""
+    root = buildroot.folder(buildroot.MACHINE)
 
     def make(target: Path) -> None:
-        target.mkdir(mode=0o755)
-        subprocess.run(["tar", "-C", str(target), "--numeric-owner", "--exclude=./dev/*", "-xf", str(tar)], check=True)
-        for path in (target / "etc/apt").glob("sources.list*/*"):
-            path.unlink()
-        (target / "etc/apt/sources.list").unlink(missing_ok=True)
-        (target / "etc/hostname").write_text("duxos\n")
-        for name in PEOPLE:
-            subprocess.run(["chroot", str(target), "useradd", "-m", "-s", "/bin/bash", name], check=True)
+        with Machine([root]) as machine:
+            for path in [*machine.path("/etc/apt").glob("sources.list*/*"), machine.path("/etc/apt/sources.list")]:
+                path.unlink(missing_ok=True)
+            machine.path("/etc/hostname").write_text("duxos\n")
+            # bubblewrap wants to write /proc/sys/user, which systemd-nspawn, unlike a machine, binds read-only.
+            machine.path("/etc/systemd/system/proc-sys-user.service").write_text(PROC_SYS_USER)
+            machine.prepare("systemctl", "enable", "proc-sys-user.service")
+            for name in PEOPLE:
+                machine.prepare("useradd", "-m", "-s", "/bin/bash", name)
+            machine.save_layer(target)
 
-    return made("base", f"{tar.stem}-{int(tar.stat().st_mtime)}", make)
+    return [made("people", f"{root.parent.name[-16:]}-{digest(Path(__file__))}", make), root]
 
 
 @cache
 def packages() -> Path:
-    """The folder of the packages, built from this very tree where they are not up to date."""
+    """The folder of the packages: what DUX_PACKAGES names, else built from this tree where they are not up to date."""
+    if given := os.environ.get("DUX_PACKAGES"):
+        return Path(given).resolve()
     deb.build()
     return deb.OUTPUT
 
 
 @cache
-def installed() -> list[Path]:
-    """The layers of a machine with dux-node, installed by apt, that has never been booted."""
-    folder, root = packages(), base()
+def repository() -> Path:
+    """A signed apt repository of the packages."""
+    packed = sorted(packages().glob("*.deb"))
+    return made("repository", digest(*packed), lambda target: signed(packed, target))
+
+
+def signed(packed: list[Path], target: Path) -> None:
+    """A repository, signed by a key of its own."""
+    apt_repository.make(packed, target, key=None)
+
+
+@cache
+def newer(change: Change) -> Path:
+    """A signed apt repository of the same packages as version NEWER, with what `change` changes in them."""
+    packed = sorted(packages().glob("*.deb"))
 
     def make(target: Path) -> None:
-        with Machine([root], binds={folder: REPOSITORY}) as machine:
-            # bubblewrap wants to write /proc/sys/user, which systemd-nspawn, unlike a machine, binds read-only.
-            machine.path("/etc/systemd/system/proc-sys-user.service").write_text(PROC_SYS_USER)
-            machine.prepare("systemctl", "enable", "proc-sys-user.service")
-            machine.prepare("bash", "-ec", f"apt-get install -y {REPOSITORY}/*.deb && apt-get clean")
+        with tempfile.TemporaryDirectory(prefix="duxos-newer-") as folder, Machine(base()) as machine:
+            repack(machine, packages(), Path(folder), NEWER, change)
+            signed(sorted(Path(folder).glob("*.deb")), target)
+
+    return made("newer", digest(*packed, Path(inspect.getfile(change)), Path(inspect.getfile(repack))), make)
+
+
+def subscribe(machine: Machine, folder: Path, seen_at: str) -> None:
+    """Have the machine's apt use a repository that it sees at `seen_at`, and no other."""
+    keys = machine.path("/etc/apt/keyrings")
+    keys.mkdir(exist_ok=True)
+    shutil.copyfile(folder / apt_repository.KEYRING, keys / apt_repository.KEYRING)
+    machine.path("/etc/apt/sources.list.d/duxos.sources").write_text(apt_repository.source_lines(Path(seen_at)))
+
+
+@cache
+def installed() -> list[Path]:
+    """The layers of a machine with dux-node, installed by apt, that has never been booted."""
+
+    def make(target: Path) -> None:
+        with Machine(base(), binds={repository(): REPOSITORY}) as machine:
+            subscribe(machine, repository(), REPOSITORY)
+            machine.prepare("bash", "-ec", "apt-get update && apt-get install -y dux-node && apt-get clean")
             machine.save_layer(target)
 
-    key = digest(*sorted(folder.glob("*.deb")), Path(__file__))
-    return [made("installed", f"{key}-{root.name[-10:]}", make), root]
+    key = f"{base()[0].name[-33:]}-{digest(*sorted(packages().glob('*.deb')), Path(__file__))}"
+    return [made("installed", key, make), *base()]

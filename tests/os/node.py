@@ -61,7 +61,7 @@ def identity(machine: Machine) -> dict[str, Any]:
         "payout": ctl(machine, "wallet", "status")["payout_pubkey"],
         "network": ctl(machine, "network", "show")["id"],
         "balance": {key: balance[key] for key in ("confirmed", "in_channels")},
-        "channels": sorted((one["channel"], one["state"]) for one in ctl(machine, "channel", "list")["channels"]),
+        "channels": sorted((one["id"], one["state"]) for one in ctl(machine, "channel", "list")["channels"]),
     }
 
 
@@ -70,6 +70,14 @@ def fund(machine: Machine, flop: int = 1) -> None:
     before = ctl(machine, "wallet", "balance")["confirmed"]
     ctl(machine, "wallet", "faucet", str(flop))
     wait_until(lambda: ctl(machine, "wallet", "balance")["confirmed"] > before, "the faucet's coins are confirmed", 60)
+
+
+def restart(machine: Machine) -> None:
+    """Stop everything and start it anew, with all counters of systemd at zero."""
+    machine.sh(
+        "systemctl stop dux.target 'dux-*.service' 'dux-*.socket'; systemctl reset-failed; "
+        "systemctl start dux.target 'dux-*.socket'"
+    )
 
 
 def ends(machine: Machine, unit: str, state: str, limit_s: float = 60) -> None:

@@ -61,9 +61,10 @@ def test_who_may_look_may_not_spend(machine: Machine) -> None:
 
 def test_the_next_call_starts_a_service_that_was_stopped(machine: Machine) -> None:
     for name in inside.DAEMONS:
+        pid = show(machine, f"dux-{name}.service", "MainPID")
         machine.run("systemctl", "stop", f"dux-{name}.service")
-        assert show(machine, f"dux-{name}.service", "ActiveState") == "inactive"
-        assert ctl(machine, "daemon", "status", name)["name"] == name
+        # The next call may be another daemon's, and come at once.
+        assert str(ctl(machine, "daemon", "status", name)["pid"]) != pid
         assert show(machine, f"dux-{name}.service", "ActiveState") == "active"
     node.assert_well(machine)
 
@@ -149,7 +150,7 @@ def test_the_demo_makes_paid_calls_both_ways(machine: Machine) -> None:
     assert len(told["calls"]) == 2, told
     assert told["remains"] == [], told
     assert machine.sh("pgrep -u ann || true") == ""
-    assert machine.sh("ls -A /tmp | grep -v systemd || true") == ""
+    assert machine.sh("ls /tmp | grep -v systemd || true") == ""
 
 
 def test_a_reboot_keeps_identity_money_and_channels(machine: Machine) -> None:

@@ -14,7 +14,7 @@ FOLDER = "/usr/lib/systemd/system"
 @pytest.fixture(scope="module")
 def debian() -> Iterator[Machine]:
     """Debian 13 with the units enabled, and a program that exists in place of ours; not booted."""
-    with Machine([layers.base()]) as machine:
+    with Machine(layers.base()) as machine:
         without_our_programs(machine.path(FOLDER))
         for name in ("sysusers", "tmpfiles"):
             (machine.path(f"/usr/lib/{name}.d") / "dux.conf").write_text((UNITS / f"{name}.conf").read_text())
