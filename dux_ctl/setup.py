@@ -32,7 +32,7 @@ examples:
 """
 RISK = (
     "On Flopcoin's main chain coins have value. dux-flopd refuses it unless you set `accept_main_chain_risk: true` "
-    "yourself;\nthis command never does. See docs/flopcoin.md for what you would risk."
+    "yourself;\nthis command never does. What you would risk: /usr/share/doc/dux-common/flopcoin.md"
 )
 STAND_IN = (
     "Debian's litecoind stands in for Flopcoin Core here: this is for trying things out, its coins have no value."

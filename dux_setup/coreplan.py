@@ -191,7 +191,7 @@ def _files(target: Target, conf: ConfFile, command: str) -> list[Finding]:
         found.append(Finding("program", "ok", f"{target.program}"))
     else:
         looked = ", ".join(target.kind.program_folders)
-        do = "Install Flopcoin Core (docs/flopcoin.md says how to run it as a service)."
+        do = "Install Flopcoin Core (/usr/share/doc/dux-common/flopcoin.md says how to run it as a service)."
         found.append(Finding("program", "missing", f"no {target.kind.programs[0]} in {looked}", do))
     mend = f"`{command}` shows what it would change, and asks."
     if not conf.exists:

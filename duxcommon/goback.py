@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder: Path = parser.parse_args(argv).folder
     if _told(lambda: _all_folders(folder)):
         return 1
-    print("Now the version of before can be installed: see docs/upgrades.md.")
+    print("Now the version of before can be installed: see /usr/share/doc/dux-common/upgrades.md.")
     return 0
 
 

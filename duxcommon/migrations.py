@@ -247,7 +247,8 @@ def _newer(connection: sqlite3.Connection, path: Path, done: int, goal: int) -> 
     back = f"go back to {old[0]}, which is as it was before that upgrade" if old else "there is no copy of before"
     return NewerFormat(
         f"{path} was written by Dux OS {by} (schema {done}); this is Dux OS {__version__}, which knows schema {goal}",
-        hint=f"Install {by} again, or {back}: docs/upgrades.md says how, and what is lost. Nothing was changed.",
+        hint=f"Install {by} again, or {back}: /usr/share/doc/dux-common/upgrades.md says how, and what is lost. "
+        "Nothing was changed.",
         details={"schema": done, "known": goal, "version": by, "copy": str(old[0]) if old else None},
     )
 

@@ -141,7 +141,10 @@ class DiskReadOnly(DiskFull):
 
 class MigrationFailed(DuxError):
     code = 1022
-    hint_default = "Install the version before, go back to the copy (docs/upgrades.md), and report this message."
+    hint_default = (
+        "Install the version before, go back to the copy (/usr/share/doc/dux-common/upgrades.md), and report this "
+        "message."
+    )
 
 
 class ClockWrong(DuxError):

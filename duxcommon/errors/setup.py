@@ -64,7 +64,7 @@ class MainChainNotAccepted(SetupError):
     code = 8104
     hint_default = (
         "Stay on a test network, or write `accept_main_chain_risk: true` into /etc/duxnet/flopd.d/20-main.yaml "
-        "yourself and run it again; what you risk stands in docs/flopcoin.md."
+        "yourself and run it again; what you risk stands in /usr/share/doc/dux-common/flopcoin.md."
     )
 
 

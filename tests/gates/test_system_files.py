@@ -92,6 +92,7 @@ def test_a_service_starts_its_daemon_with_its_own_user_and_configuration(name: s
     assert command[1:] == ["-I", "-m", MODULES[name], "--config", f"/etc/duxnet/{name}.yaml"]
     assert callable(importlib.import_module(f"{MODULES[name]}.__main__").main)
     assert (ROOT / "etc-duxnet" / f"{name}.yaml").is_file()
+    assert one(service, "Service", "SyslogIdentifier") == "%p"
     assert one(service, "Service", "Type") == "notify"
     assert one(service, "Service", "User") == one(service, "Service", "Group") == f"dux-{name}"
     assert one(service, "Service", "StateDirectory") == f"duxnet/{name}"

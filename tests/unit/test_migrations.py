@@ -247,7 +247,7 @@ def test_a_newer_database_names_both_versions_and_the_copy_to_go_back_to(tmp_pat
     assert "written by Dux OS 7.1 (schema 3)" in caught.value.message
     assert f"this is Dux OS {__version__}, which knows schema 2" in caught.value.message
     assert str(tmp_path / "x.db.before-2-to-3") in caught.value.hint
-    assert "docs/upgrades.md" in caught.value.hint
+    assert "/usr/share/doc/dux-common/upgrades.md" in caught.value.hint
     assert schema(path) == 3
 
 
