@@ -216,7 +216,7 @@ class PaymentMethods:
         self._services = services
 
     @method(
-        "payment.hold", access="spend", errors=(*OPENING, PriceTooSmall, DuxError), timeout_s=130.0,
+        "payment.hold", access="spend", daemons=True, errors=(*OPENING, PriceTooSmall, DuxError), timeout_s=130.0,
         example={"provider": _NODE, "amount": 10000000, "key": "task-1"},
     )  # fmt: skip
     async def hold(
@@ -237,7 +237,7 @@ class PaymentMethods:
         return await self._services.payments.hold(Wish(provider, amount, scoped("hold", caller, key), task), wait_s)
 
     @method(
-        "payment.release", access="spend",
+        "payment.release", access="spend", daemons=True,
         errors=(PaymentUnknown, BadTransition, ChannelClosed, NotConfirmed, WalletLocked, Conflict, DuxError),
         example={"id": "ab" * 16, "receipt": _ID, "key": "task-1"},
     )  # fmt: skip
@@ -246,7 +246,7 @@ class PaymentMethods:
         return (await self._services.payments.release(id, receipt, scoped("release", caller, key))).wire()
 
     @method(
-        "payment.refund", access="spend", errors=(PaymentUnknown, BadTransition, Conflict),
+        "payment.refund", access="spend", daemons=True, errors=(PaymentUnknown, BadTransition, Conflict),
         example={"id": "ab" * 16, "reason": "the result was not an image", "key": "task-1"},
     )  # fmt: skip
     async def refund(self, id: PaymentId, reason: Reason, key: IdempotencyKey, caller: Caller) -> Payment:

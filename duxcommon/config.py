@@ -55,8 +55,8 @@ class Access(BaseModel):
     """Groups that may look, and act with the node's money."""
     admin: list[Group] = ["dux-admin"]
     """Groups that may do all that, and change how the node works."""
-    daemons: list[str] = ["dux-flopd", "dux-escrowd", "dux-taskd", "dux-registryd", "dux-airdropd", "dux-sandbox"]
-    """Users that the other daemons run as."""
+    daemons: list[str] = ["dux-flopd", "dux-escrowd", "dux-taskd", "dux-registryd", "dux-airdropd"]
+    """Users that the other daemons run as; the sandbox worker, which runs strangers' programs, calls none."""
     gateway: list[str] = ["dux-registryd"]
     """Users that may speak for a remote node."""
 

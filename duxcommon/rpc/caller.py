@@ -115,8 +115,11 @@ class Authorizer:
             raise InvalidRequest("'peer' is not a node id")
         return replace(caller, peer=node)
 
-    def check(self, caller: Caller, method: str, access: str, peers: bool) -> None:
-        """Raises NotAllowed when `caller` may not call a method of this access class."""
+    def check(self, caller: Caller, method: str, access: str, *, peers: bool, daemons: bool = False) -> None:
+        """Raises NotAllowed when `caller` may not call a method of this access class.
+
+        `peers`, `daemons`: remote nodes, or the node's own daemons, may call it whatever its class.
+        """
         if caller.peer is not None:
             if not peers:
                 raise NotAllowed(f"{method} can't be called from another node", hint="Call it on the node itself.")
@@ -125,7 +128,8 @@ class Authorizer:
             raise NotAllowed(f"{method} is for other nodes", hint="It is called through peer.call.")
         if self._owns(caller):
             return
-        if access in ("read", "spend", "daemon") and self._is_user(caller, self._access.daemons):
+        # None of them may spend by itself: what a stranger has taken over must not have the wallet as well.
+        if (daemons or access in ("read", "daemon")) and self._is_user(caller, self._access.daemons):
             return
         groups = {
             "read": self._access.read + self._access.spend + self._access.admin,

@@ -31,6 +31,8 @@ class MethodSpec:
     access: Access
     peers: bool
     """A remote node may call it through the gateway."""
+    daemons: bool
+    """The node's own daemons may call it as well, although it acts with the node's money."""
     errors: tuple[type[DuxError], ...]
     example: dict[str, Any]
     timeout_s: float
@@ -84,6 +86,7 @@ def method(
     access: Access,
     errors: tuple[type[DuxError], ...] = (),
     peers: bool = False,
+    daemons: bool = False,
     example: dict[str, Any] | None = None,
     timeout_s: float = 60.0,
     reply_record: str | None = None,
@@ -92,7 +95,8 @@ def method(
     """Declare a coroutine method of a `*Methods` class as the RPC method `name`.
 
     Its parameters (types from `duxcommon.api`) are the RPC parameters; one named `caller` receives the `Caller`
-    instead. It returns a pydantic model. The docstring's first line is the help everywhere. `limit` is
+    instead. It returns a pydantic model. A method of access `spend` is for people: one that other
+    daemons of the node need says `daemons=True`. The docstring's first line is the help everywhere. `limit` is
     "10/s" or "30/m" for each caller.
     """
     if not _NAME.match(name):
@@ -125,6 +129,7 @@ def method(
             name=name,
             access=access,
             peers=peers or access == "peer",
+            daemons=daemons,
             errors=errors,
             example=example or {},
             timeout_s=timeout_s,

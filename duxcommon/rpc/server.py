@@ -87,7 +87,7 @@ class Server:
         async def call(context: CallContext, /, *args: Any, **kwargs: Any) -> Any:
             try:
                 caller = context.caller
-                self._authorizer.check(caller, spec.name, spec.access, spec.peers)
+                self._authorizer.check(caller, spec.name, spec.access, peers=spec.peers, daemons=spec.daemons)
                 self._rate.take(caller.key, "this daemon")
                 if spec.name in self._limits:
                     self._limits[spec.name].take(caller.key, spec.name)

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from dux_ctl import catalogue
 from dux_ctl.main import OWN, build_parser
 from duxcommon.api.common import Model
+from duxcommon.config import Access
 from duxcommon.daemon import CommonMethods
 from duxcommon.errors import BY_CODE, BY_NAME, DuxError
 from duxcommon.rpc.declare import MethodSpec, specs_of
@@ -118,6 +119,13 @@ def test_a_method_has_help_an_example_that_is_valid_and_known_errors(daemon: str
 def test_a_method_that_spends_takes_an_idempotency_key(daemon: str, spec: MethodSpec) -> None:
     if spec.access == "spend":
         assert "key" in spec.params.model_fields or not _acts(spec), f"{spec.name} may be sent twice"
+
+
+def test_daemons_pay_for_tasks_and_can_not_empty_the_wallet() -> None:
+    """What strangers reach, and what runs their programs, must not have the wallet when it is taken over."""
+    for_daemons = {spec.name for _, spec in all_methods() if spec.daemons}
+    assert for_daemons == {"payment.hold", "payment.release", "payment.refund"}
+    assert "dux-sandbox" not in Access().daemons
 
 
 def _acts(spec: MethodSpec) -> bool:

@@ -286,12 +286,12 @@ def test_the_users_and_groups_of_the_configuration_are_made() -> None:
     users = {line[1] for line in made if line[0] == "u"}
     groups = {line[1] for line in made if line[0] == "g"}
     access = Access()
-    assert set(access.daemons) == {f"dux-{name}" for name in DAEMONS}
-    # The trial chain is nobody's caller.
-    assert users == {*access.daemons, "dux-devchain"}
+    # The trial chain and the worker that runs strangers' programs are nobody's callers.
+    assert set(access.daemons) == {f"dux-{name}" for name in DAEMONS} - {"dux-sandbox"}
+    assert users == {*access.daemons, "dux-sandbox", "dux-devchain"}
     assert set(access.gateway) <= users
     assert {*access.read, *access.spend, *access.admin} <= groups
-    # Every daemon can connect to the others' sockets.
+    # Callers can connect to the others' sockets, and nobody else of ours can.
     assert {line[1] for line in made if line[0] == "m" and line[2] == "duxnet"} == set(access.daemons)
 
 
