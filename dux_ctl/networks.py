@@ -22,8 +22,12 @@ deleted. If anything fails, or after Ctrl-C, the node is put back on its old net
 """
 LEAVE = """\
 Moves this machine back to a trial network of its own, with fresh keys. What the node has now is moved aside, not
-deleted.
+deleted. A machine that is on its own already stays as it is, unless --yes says to begin anew.
 """
+OWN_ALREADY = (
+    "This machine is on a trial network of its own already; nothing was changed.\n"
+    "To shut other machines out: sudo dux-ctl network host --off. To begin anew with fresh keys: add --yes"
+)
 KEPT = "What it had before lies in {old}; only root can read it. Delete it yourself once nothing of it is missing."
 ROW = 100
 
@@ -132,11 +136,15 @@ def _join(args: argparse.Namespace, control: Control) -> int:
 
 
 def _leave(args: argparse.Namespace, control: Control) -> int:
-    from dux_setup import joining
+    from dux_setup import joining, moving
     from dux_setup.paths import Paths
 
     _root()
     joining.present_network(Paths())
+    if not args.yes and Paths().devchain_users.exists() and moving.interrupted(Paths()) is None:
+        # Leaving what nobody else is on would only cost this machine its keys, its coins and what it sells.
+        control.emit({"old": None}, lambda: OWN_ALREADY)
+        return exits.OK
     _look_at_channels(control, args.yes)
     old = joining.leave(Paths(), control.note)
     control.emit(

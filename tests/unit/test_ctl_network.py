@@ -10,7 +10,7 @@ import pytest
 from dux_ctl import exits, networks
 from dux_ctl.control import Control
 from dux_ctl.main import main
-from dux_setup import joining
+from dux_setup import joining, paths
 from dux_setup.invitation import Invitation, write_invitation
 from duxcommon.errors import CoinsInChannels, DaemonDown
 from tests.unit.test_invitation import value
@@ -91,3 +91,23 @@ def test_joining_looks_at_channels_before_it_changes_anything(
     monkeypatch.setattr(joining, "join", lambda *_: pytest.fail("it joined"))
     assert main(["--run-dir", str(tmp_path), "network", "join", str(invited)]) == exits.FAILED
     assert "CoinsInChannels" in capsys.readouterr().err
+
+
+def test_leaving_ones_own_trial_network_changes_nothing_unless_asked_twice(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = paths.Paths(tmp_path)
+    own.devchain_users.parent.mkdir(parents=True)
+    own.devchain_users.write_text("node:0$0\n")
+    left: list[str] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(paths, "Paths", lambda: own)
+    monkeypatch.setattr(joining, "present_network", lambda paths: None)
+    monkeypatch.setattr(joining, "leave", lambda *_: left.append("left") or tmp_path)
+    assert main(["network", "leave"]) == exits.OK
+    assert "nothing was changed" in capsys.readouterr().out
+    assert left == []
+    assert main(["--run-dir", str(tmp_path), "network", "leave", "--yes"]) == exits.OK
+    own.devchain_users.unlink()
+    assert main(["--run-dir", str(tmp_path), "network", "leave", "--yes"]) == exits.OK
+    assert left == ["left", "left"]
