@@ -22,6 +22,7 @@ ACCOUNT_S = 60.0
 END_S = 60.0
 KILL_S = 10.0
 LOOK_S = 0.5
+LAST_BYTES = 4096
 
 
 class GuestProcess:
@@ -33,6 +34,8 @@ class GuestProcess:
         self.run_dir: Path | None = None
         """Where its sockets are, once it is ready."""
         self.folder = Path(tempfile.mkdtemp(prefix="dux-guest-", dir="/tmp"))
+        # Without a name: its own folder must be empty, and in /tmp somebody could lay a link there first.
+        self._errors = tempfile.TemporaryFile(dir="/tmp")  # noqa: SIM115
         # -I: neither the present folder nor the environment decides which code runs.
         command = [sys.executable, "-I", "-m", "dux_devnet.guest", str(self.folder), str(invitation.absolute())]
         try:
@@ -40,7 +43,7 @@ class GuestProcess:
                 command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=(self.folder.parent / f"{self.folder.name}.err").open("wb"),
+                stderr=self._errors,
                 # Ctrl-C goes to the demonstration, which then ends its guest in order.
                 start_new_session=True,
                 cwd="/",
@@ -104,13 +107,12 @@ class GuestProcess:
             raise GuestFailed(f"the guest node failed: {event['message']}", hint=event["hint"] or None)
         return event
 
-    @property
-    def _errors(self) -> Path:
-        return self.folder.parent / f"{self.folder.name}.err"
-
     def _last_words(self) -> str:
         with contextlib.suppress(OSError):
-            lines = self._errors.read_text(errors="replace").strip().splitlines()
+            # Without moving the place where the guest writes on.
+            size = os.fstat(self._errors.fileno()).st_size
+            said = os.pread(self._errors.fileno(), LAST_BYTES, max(0, size - LAST_BYTES))
+            lines = said.decode("utf-8", "replace").strip().splitlines()
             if lines:
                 return lines[-1][:300]
         return "it said nothing"
@@ -135,4 +137,4 @@ class GuestProcess:
 
     def _remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
-        self._errors.unlink(missing_ok=True)
+        self._errors.close()

@@ -180,7 +180,6 @@ def test_when_the_command_itself_is_killed_the_guest_goes_too(net: TestNet) -> N
     demo.end()
     wait_until(lambda: not demo.guests(), 60, "the guest's processes to end")
     wait_until(lambda: not folder.exists(), 60, "the guest's folder to be removed")
-    folder.with_name(f"{folder.name}.err").unlink(missing_ok=True)
     listed = net.call(NODE, "app.search", {"words": "hello"})["listings"]
     for listing in listed:
         if listing["publisher"] == net.layout.node_ids[NODE]:
