@@ -139,7 +139,7 @@ def test_nothing_tells_where_or_by_whom_it_was_built(packages: dict[str, Package
             assert b"/build/duxos" not in content, name
             # What others built (wheels) may name folders of theirs.
             if "/dux_" in name or "/duxcommon" in name:
-                assert not any(word in content for word in (b"/wheels", b"/.cache/", str(ROOT).encode())), name
+                assert not any(word in content for word in (b"/wheels/", b"/.cache/", str(ROOT).encode())), name
 
 
 def test_modes_give_nobody_more_than_reading(packages: dict[str, Package]) -> None:
