@@ -29,7 +29,7 @@ from typing import Any
 
 DAEMONS = ("flopd", "registryd", "escrowd", "sandbox", "taskd", "airdropd")
 SERVICES = ("dux-devchain", *(f"dux-{name}" for name in DAEMONS))
-UP_S = 120.0
+UP_S = 300.0
 """Longest wait for the node to be up; an emulated machine takes its time."""
 ANSWER_S = 10.0
 DEMO_S = 600.0

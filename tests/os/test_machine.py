@@ -57,6 +57,14 @@ def test_a_machine_keeps_what_it_wrote_over_a_reboot_and_a_power_cut() -> None:
     assert traces(os.getpid()) == []
 
 
+def test_a_command_inside_can_not_set_the_clock_of_the_machine_that_runs_the_tests() -> None:
+    with Machine(layers.base()) as machine:
+        machine.boot()
+        done = machine.run("date", "-s", "@0", check=False)
+        assert "Operation not permitted" in done.stderr
+    assert time.time() > 1_700_000_000
+
+
 def test_two_machines_on_one_layer_know_nothing_of_each_other() -> None:
     with Machine(layers.base()) as one, Machine(layers.base()) as other:
         one.boot()
