@@ -47,6 +47,8 @@ ARBITER_PATH = "m/3255h/3h/0h"
 """Keys of a node that guards a network's fund or arbitrates; they stand in the network definition."""
 SCRYPT_LOG_N = 17
 """scrypt's cost: 2**17 blocks of 1 KiB, 128 MiB and about half a second a try."""
+MIN_LOG_N = 10
+"""For passphrases that nobody can guess anyway."""
 MIN_PASSPHRASE = 8
 FORMAT = 1
 """Of the file."""
@@ -72,7 +74,7 @@ class _Header(Model):
 
     format: Literal[1]
     kdf: Literal["scrypt"]
-    log_n: Annotated[int, Field(ge=10, le=20)]
+    log_n: Annotated[int, Field(ge=MIN_LOG_N, le=20)]
     """Bounded, so that a foreign file can't take all the memory."""
     r: Literal[8]
     p: Literal[1]

@@ -13,9 +13,11 @@ from duxcommon import credential
 from duxcommon.config import load
 from duxcommon.errors import DuxError
 
-from .keystore import ARBITER_PATH, GUARDIAN_PATH, Keystore, read_passphrase
+from .keystore import ARBITER_PATH, GUARDIAN_PATH, MIN_LOG_N, SCRYPT_LOG_N, Keystore, read_passphrase
 from .settings import FlopdSettings
 
+RANDOM_PASSPHRASE = 43
+"""Characters of 256 random bits in base 64, as first boot draws them."""
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
@@ -92,7 +94,9 @@ def _unattended(settings: FlopdSettings, *, create: bool) -> None:
     passphrase = sys.stdin.buffer.readline(4096).decode("utf-8", "replace").rstrip("\n")
     path = keystore_path(settings)
     if create:
-        keystore = Keystore.create(path, passphrase)
+        # Nobody guesses so many random characters, however quick a guess is; what people think of is stretched.
+        log_n = MIN_LOG_N if len(passphrase) >= RANDOM_PASSPHRASE else SCRYPT_LOG_N
+        keystore = Keystore.create(path, passphrase, log_n=log_n)
     else:
         keystore = Keystore.open(path)
         keystore.unlock(passphrase)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.gates.test_system_files import ORDER
 from tests.os import inside, node
 from tests.os.node import ctl, show
 from tests.os.nspawn import Machine, wait_until
@@ -120,24 +121,19 @@ def times(machine: Machine, name: str) -> dict[str, int]:
     return {unit: int(show(machine, f"{unit}.service", name)) for unit in inside.SERVICES}
 
 
-ORDER = [
-    ("dux-devchain", "dux-flopd"), ("dux-flopd", "dux-registryd"), ("dux-registryd", "dux-escrowd"),
-    ("dux-escrowd", "dux-taskd"), ("dux-sandbox", "dux-taskd"), ("dux-escrowd", "dux-airdropd"),
-]  # fmt: skip
-
-
 def test_the_target_stops_and_starts_everything_in_order(machine: Machine) -> None:
+    order = [(f"dux-{first}", f"dux-{then}") for first, then in ORDER]
     machine.run("systemctl", "stop", "dux.target", "dux-*.service", "dux-*.socket")
     left = machine.sh("systemctl list-units --state=active --no-legend --plain 'dux*'")
     assert left == ""
     assert list(machine.path("/run/duxnet").glob("*.sock")) == []
     ended = times(machine, "InactiveEnterTimestampMonotonic")
-    for first, then in ORDER:
+    for first, then in order:
         assert ended[then] <= ended[first], f"{then} uses {first} and was stopped after it"
     machine.run("systemctl", "start", "dux.target")
     node.assert_well(machine)
     began = times(machine, "ActiveEnterTimestampMonotonic")
-    for first, then in ORDER:
+    for first, then in order:
         assert began[first] <= began[then], f"{then} uses {first} and was started before it"
 
 

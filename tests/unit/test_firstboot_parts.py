@@ -66,6 +66,14 @@ def test_a_keystore_is_made_without_a_person_and_tells_public_keys_alone(short_t
     assert keystore(short_tmp, "public")[1] == keys
 
 
+@pytest.mark.parametrize(("passphrase", "cost"), [("four or more random words of a person", 17), ("x" * 43, 10)])
+def test_what_a_person_thinks_of_is_stretched_and_256_random_bits_need_not_be(
+    passphrase: str, cost: int, short_tmp: Path
+) -> None:
+    assert keystore(short_tmp, "create", "--unattended", stdin=f"{passphrase}\n")[0] == 0
+    assert json.loads((short_tmp / "keystore.json").read_bytes())["log_n"] == cost
+
+
 @pytest.mark.parametrize(
     ("command", "stdin", "error"),
     [
