@@ -6,6 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --use-pe
 TESTS ?= tests
 JOBS ?= 2
 IMAGE ?=
+FLAVOUR ?= minimal
 # The community fund and its rules: whole networks, and the parts whose tests' names tell it.
 COMMUNITY_WORDS := airdrop bond collecting community cosign eligibility facts follow fund governance guardian manifest \
 	multisig notes rule settlement share
@@ -14,12 +15,14 @@ OS_TESTS = $(BIN)/python -m pytest tests/os
 COMMUNITY := tests/community $(filter-out tests/community/%,$(sort \
 	$(wildcard $(foreach word,$(COMMUNITY_WORDS),tests/*/test_*$(word)*.py))))
 
-.PHONY: demo deb repository test test-os test-community test-chain bench lint generate lock clean help
+.PHONY: demo deb repository iso test test-os test-iso test-community test-chain bench lint generate lock clean help
 
 help:
 	@echo "make demo [IMAGE=my.png]  the first paid call, on a private trial network; no root needed"
 	@echo "make test [TESTS=path]    all tests; as root it installs the Debian packages that they need"
 	@echo "make test-os              those of the packages, on booted machines; as root"
+	@echo "make iso [FLAVOUR=minimal] the live image, in build/; as root, or with subordinate ids"
+	@echo "make test-iso             builds the image, starts it in QEMU and checks it from inside; as root"
 	@echo "make deb                  the Debian packages, in build/deb; as root, or with subordinate ids"
 	@echo "make repository KEY=file  a signed apt repository of them, in build/repository"
 	@echo "make test-community       those of the community fund and of voting alone; within ten minutes"
@@ -59,6 +62,14 @@ endif
 test-os: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
 	@$(OS_TESTS) --ignore-glob='*/test_image*'
+
+# Python's standard library is all that this needs.
+iso:
+	@build_script/build_duxos.sh --flavour $(FLAVOUR)
+
+test-iso: $(VENV)/.dev
+	@$(PYTHON) build_script/system_packages.py
+	@$(BIN)/python -m pytest -s tests/os/test_image.py
 
 # Neither needs more than Python's standard library.
 deb:

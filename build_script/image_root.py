@@ -38,7 +38,6 @@ LEFTOVERS = (
     "var/lib/dpkg/status-old",
     "var/lib/dpkg/diversions-old",
     "var/lib/dpkg/statoverride-old",
-    "var/lib/systemd/catalog/database",
     "var/log/alternatives.log",
     "var/log/apt/eipp.log.xz",
     "var/log/apt/history.log",
@@ -162,7 +161,7 @@ def _settle(root: Root, release: Release, log: Path) -> None:
     root.run("systemctl", "enable", *units, log=log)
     # A machine without a network must not wait for one.
     root.run("systemctl", "mask", "systemd-networkd-wait-online.service", log=log)
-    root.run("systemctl", "disable", *(f"{name}.timer" for name in TIMERS), log=log, check=False)
+    root.run("systemctl", "disable", "e2scrub_reap.service", *(f"{name}.timer" for name in TIMERS), log=log)
     (root.path / "etc/locale.conf").write_text("LANG=C.UTF-8\n", "utf-8")
     (root.path / "etc/default/locale").unlink(missing_ok=True)
     (root.path / "etc/default/locale").symlink_to("../locale.conf")
@@ -186,6 +185,9 @@ def _clean(root: Root) -> None:
     (root.path / "etc/machine-id").write_text("", "utf-8")
     for name in SECRETS:
         (root.path / name).unlink(missing_ok=True)
+    # What is made from /usr was made here: the first start has no caches to renew.
+    for name in ("etc/.updated", "var/.updated"):
+        (root.path / name).write_text("", "utf-8")
     resolv = root.path / "etc/resolv.conf"
     resolv.unlink(missing_ok=True)
     resolv.symlink_to("../run/systemd/resolve/stub-resolv.conf")

@@ -32,7 +32,7 @@ def branded() -> str:
 
 def told_before_login() -> None:
     """The console says how to log in and that nothing is kept."""
-    said = run("agetty", "--show-issue")
+    said = Path("/run/issue.d/50-duxos-live.issue").read_text()
     assert 'log in as "dux", password "live"' in said, said
     assert "NOTHING IS KEPT" in said, said
 
@@ -57,8 +57,7 @@ def nothing_listens() -> str:
     """No service of the machine answers the network but dux-registryd, whose door it is; no remote login."""
     lines = [line.split() for line in run("ss", "-Hltnp").splitlines()]
     outside = {words[3]: words[-1] for words in lines if not words[3].startswith(("127.", "[::1]"))}
-    mine = {address: who for address, who in outside.items() if "5355" not in address}
-    assert all("dux" in who or "python" in who for who in mine.values()), outside
+    assert all("python" in who for who in outside.values()), outside
     return json.dumps(outside)
 
 
@@ -86,7 +85,7 @@ def no_network_no_wait() -> str:
     """The start did not wait for a network; what took long is told."""
     blame = run("systemd-analyze", "blame", "--no-pager")
     assert "wait-online" not in blame
-    return "; ".join(line.strip() for line in blame.splitlines()[:12])
+    return "; ".join(line.strip() for line in blame.splitlines()[:25])
 
 
 def started() -> str:

@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
