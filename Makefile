@@ -10,8 +10,11 @@ FLAVOUR ?= minimal
 # The community fund and its rules: whole networks, and the parts whose tests' names tell it.
 COMMUNITY_WORDS := airdrop bond collecting community cosign eligibility facts follow fund governance guardian manifest \
 	multisig notes rule settlement share
-# One after the other: machines that boot beside network tests would make those wait.
-OS_TESTS = $(BIN)/python -m pytest tests/os
+# After the others, for machines that boot beside network tests would make those wait. A booted machine mostly waits, so
+# three go side by side; the image, under emulation, wants all processors for itself.
+OS_TESTS = $(BIN)/python -m pytest -n 3 --dist loadfile tests/os --ignore-glob='*/test_image*'
+# Status 5: nothing of it is to be run, because nothing that the image is made of has changed.
+IMAGE_TESTS = { $(BIN)/python -m pytest tests/os --ignore-glob='*/test_[!i]*' || test $$? -eq 5; }
 COMMUNITY := tests/community $(filter-out tests/community/%,$(sort \
 	$(wildcard $(foreach word,$(COMMUNITY_WORDS),tests/*/test_*$(word)*.py))))
 
@@ -54,14 +57,15 @@ test: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
 ifeq ($(TESTS),tests)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --ignore=tests/os tests; others=$$?; \
-	$(OS_TESTS); machines=$$?; test $$others -eq 0 -a $$machines -eq 0
+	$(OS_TESTS); machines=$$?; $(IMAGE_TESTS); image=$$?; \
+	test $$others -eq 0 -a $$machines -eq 0 -a $$image -eq 0
 else
 	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS)
 endif
 
 test-os: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
-	@$(OS_TESTS) --ignore-glob='*/test_image*'
+	@$(OS_TESTS)
 
 # Python's standard library is all that this needs.
 iso:
