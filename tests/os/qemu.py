@@ -9,6 +9,7 @@ import base64
 import contextlib
 import json
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -114,6 +115,7 @@ def start(
 ) -> Outcome:
     """Start the image as a disk, wait until it has switched itself off, and tell what it said.
 
+    Without `scripts` nothing is brought in, and the machine is switched off once it asks for a login.
     `firmware` is bios, uefi or secure; `options` go to QEMU.  A machine that is not off after `limit_s` is stopped,
     and `problem` says so.
     """
@@ -129,9 +131,10 @@ def start(
             command += ["-serial", "file:/scratch/console", "-serial", "file:/scratch/checks"]
             command += ["-drive", "file=/image.iso,format=raw,if=virtio,readonly=on"]
             command += ["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net"]
-            command += ["-device", "virtio-rng-pci", *check_service(scripts, scratch), *options]
+            command += ["-device", "virtio-rng-pci", "-qmp", "unix:/scratch/control,server=on,wait=off", *options]
+            command += check_service(scripts, scratch) if scripts else []
             begun = time.monotonic()
-            watch = threading.Thread(target=_watch, args=(scratch, begun, outcome, ended))
+            watch = threading.Thread(target=_watch, args=(scratch, begun, outcome, ended, not scripts))
             watch.start()
             binds = [Bind(iso.resolve(), "/image.iso"), Bind(scratch, "/scratch", writable=True)]
             try:
@@ -166,7 +169,7 @@ def _machine(root: Root, firmware: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _watch(scratch: Path, begun: float, outcome: Outcome, ended: threading.Event) -> None:
+def _watch(scratch: Path, begun: float, outcome: Outcome, ended: threading.Event, until_login: bool) -> None:
     """Note when each line came, until the machine is off."""
     last = False
     while not last:
@@ -175,6 +178,19 @@ def _watch(scratch: Path, begun: float, outcome: Outcome, ended: threading.Event
         outcome.console = (scratch / "console").read_text("utf-8", errors="replace")
         if outcome.login_s is None and " login: " in outcome.console:
             outcome.login_s = now
+            if until_login:
+                _switch_off(scratch / "control")
         whole = (scratch / "checks").read_text("utf-8", errors="replace").rpartition("\n")[0]
         lines = [line.strip() for line in whole.splitlines()]
         outcome.lines += [(now, line) for line in lines[len(outcome.lines) :]]
+
+
+def _switch_off(control: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(control))
+        connection.sendall(b'{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n')
+        # Gone before it has read everything: that is what was asked for.
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(4096):
+                pass
