@@ -29,6 +29,7 @@ from bitcoinrpc.authproxy import AuthServiceProxy, JSONRPCException
 from duxcommon.errors import ChainAuthFailed, ChainDown, ChainFault, ChainWalletLocked, WrongChain
 from duxcommon.money import COIN
 
+from .core_owner import CheckedConnection
 from .settings import CoreSettings
 
 Dialect = Literal["flopcoin", "modern"]
@@ -269,7 +270,7 @@ class Core:
             context = ssl.create_default_context(cafile=str(ca_file) if ca_file else None)
             connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
         else:
-            connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+            connection = CheckedConnection(host, port, timeout=timeout_s, run_by=self.settings.run_by)
         user, password = self._login()
         netloc = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         url = f"{parts.scheme}://{user}:{password}@{netloc}{self._path}"

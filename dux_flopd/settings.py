@@ -35,6 +35,9 @@ class CoreSettings(BaseModel):
     """Core's user name, together with `password_file`."""
     password_file: AbsolutePath | None = None
     """Holds the password of `user` in its first line, where there is no cookie (a Core behind TLS)."""
+    run_by: str | None = None
+    """The account that Core runs as, where that is a person's. Programs of root, of services and of flopd's own user
+    are trusted with `http` anyway; what anybody else runs on that port is told nothing."""
     ca_file: AbsolutePath | None = None
     """Certificates to trust for `https` instead of the system's."""
     timeout_s: Annotated[int, Field(ge=1, le=600)] = 30

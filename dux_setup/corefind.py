@@ -6,18 +6,15 @@ Nothing that is found is run, because a program in somebody's home folder may be
 import ipaddress
 import os
 import pwd
-import socket
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from duxcommon.coin.params import CHAINS, ChainParams
+from duxcommon.tcptable import LISTENING, sockets
 
 SERVICE_FOLDER = Path("/var/lib/flopcoin")
 """Where a Core that runs as a service of its own keeps its data."""
 MAX_CMDLINE = 65_536
-LISTENING = "0A"
-"""The state of a listening socket in /proc/net/tcp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +98,7 @@ class Listener:
     @property
     def loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        ip = ipaddress.ip_address(self.address)
-        mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-        return (mapped or ip).is_loopback
+        return ipaddress.ip_address(self.address).is_loopback
 
 
 def person() -> tuple[Path, int]:
@@ -118,8 +113,11 @@ def person() -> tuple[Path, int]:
 
 def other_user(uid: int) -> str:
     """The name of another user than the one at the terminal; empty for that one."""
-    if uid == person()[1]:
-        return ""
+    return "" if uid == person()[1] else user_name(uid)
+
+
+def user_name(uid: int) -> str:
+    """The name of a user; #NUMBER for one without."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
@@ -218,21 +216,6 @@ def folders(kind: Kind, home: Path) -> list[Folder]:
     return list(found.values())
 
 
-def listeners(port: int, net: Path = Path("/proc/net")) -> list[Listener]:
+def listeners(port: int, net: Path = Path("/proc/self/net")) -> list[Listener]:
     """Who listens on a TCP port of this machine; empty also where that can't be told."""
-    found = []
-    for name, family in (("tcp", socket.AF_INET), ("tcp6", socket.AF_INET6)):
-        try:
-            lines = (net / name).read_text(encoding="ascii").splitlines()[1:]
-        except OSError:
-            continue
-        for line in lines:
-            words = line.split()
-            address, _, at = words[1].partition(":")
-            if words[3] == LISTENING and int(at, 16) == port:
-                # The kernel prints the address as words in the order of the machine.
-                packed = b"".join(
-                    int(address[i : i + 8], 16).to_bytes(4, sys.byteorder) for i in range(0, len(address), 8)
-                )
-                found.append(Listener(socket.inet_ntop(family, packed), port, int(words[7])))
-    return found
+    return [Listener(one.address, port, one.uid) for one in sockets(net) if (one.state, one.port) == (LISTENING, port)]

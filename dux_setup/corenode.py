@@ -110,13 +110,13 @@ def finding(node: Node, chain: str, port: int, command: str) -> Finding:
     return Finding("node", "ok", f"on {named}, and dux-flopd asks this Core")
 
 
-def unconnected(paths: Paths, node: Node, access: ChainAccess, wallet: str | None) -> bool:
-    """Whether dux-flopd has another address or login of Core than these."""
+def unconnected(paths: Paths, node: Node, access: ChainAccess, wallet: str | None, run_by: str | None) -> bool:
+    """Whether dux-flopd has another address or login of Core than these, or expects another person's."""
     try:
         known = paths.chain_password.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         known = ""
-    wanted = flopd_settings(access, wallet, str(paths.chain_password), None)["core"]
+    wanted = flopd_settings(access, wallet, str(paths.chain_password), None, run_by)["core"]
     return known != access.password.get_secret_value() or any(
         node.core.get(key) != value for key, value in wanted.items()
     )

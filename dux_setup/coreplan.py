@@ -26,6 +26,7 @@ from .invitation import ChainAccess
 from .machine import Machine
 from .paths import Paths
 from .rpcauth import new_password
+from .users import HUMANS
 
 UNIT = "flopcoind.service"
 UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib/systemd/system")
@@ -125,7 +126,9 @@ def make(paths: Paths, wish: Wish) -> Plan:
         fits
         and root
         and checked.dialect != ""
-        and corenode.unconnected(paths, node, _access(checked.port, password), corenode.wallet_name(node, checked))
+        and corenode.unconnected(
+            paths, node, _access(checked.port, password), corenode.wallet_name(node, checked), _run_by(target)
+        )
     )
     moves = definition is not None and (node.network is None or node.network.id != definition.id)
     return Plan(
@@ -227,6 +230,12 @@ def _access(port: int, password: str) -> ChainAccess:
     return ChainAccess.model_validate({"url": f"http://127.0.0.1:{port}/", "user": USER, "password": password})
 
 
+def _run_by(target: Target) -> str | None:
+    """Whose Core it is, where that is a person: dux-flopd takes a stranger's for what it is."""
+    uid = target.folder.uid
+    return corefind.user_name(uid) if uid >= HUMANS.start else None
+
+
 def configure(plan: Plan) -> Path | None:
     """Write Core's configuration and keep the password; where the old file is kept, None where nothing was replaced.
 
@@ -256,7 +265,7 @@ def connect(plan: Plan) -> bool:
     _ready(plan, "dux-flopd keeps the Core that it has")
     with _in_words(plan.paths):
         access = _access(plan.checked.port, plan.password)
-        connect_flopd(plan.paths, access, corenode.wallet_name(plan.node, plan.checked))
+        connect_flopd(plan.paths, access, corenode.wallet_name(plan.node, plan.checked), _run_by(plan.target))
     return corenode.restart_flopd()
 
 
@@ -275,6 +284,7 @@ def move(plan: Plan, say: Callable[[str], None], machine: Machine | None = None)
         network=plan.definition,
         chain=_access(plan.checked.port, plan.password),
         own_wallet=plan.checked.dialect == "modern",
+        run_by=_run_by(plan.target),
         say=say,
         machine=machine,
     )

@@ -176,8 +176,8 @@ def _settings(paths: Paths, daemon: str, value: dict[str, Any], *, secret: bool 
     put(paths, paths.drop_in(daemon), text + yaml.safe_dump(value, sort_keys=False), **access)
 
 
-def connect_flopd(paths: Paths, chain: ChainAccess, wallet_name: str | None) -> None:
-    """Tell dux-flopd of its chain: the login, the certificate to trust, and which wallet is its own."""
+def connect_flopd(paths: Paths, chain: ChainAccess, wallet_name: str | None, run_by: str | None = None) -> None:
+    """Tell dux-flopd of its chain: the login, the certificate to trust, which wallet is its own, and who runs it."""
     password = chain.password.get_secret_value()
 
     def keep() -> None:
@@ -188,7 +188,8 @@ def connect_flopd(paths: Paths, chain: ChainAccess, wallet_name: str | None) -> 
         put(paths, paths.chain_certificate, chain.certificate)
     ca_file = str(paths.chain_certificate) if chain.certificate is not None else None
     # The wallet's name is half of what opens it to others who have a login at the same chain.
-    _settings(paths, "flopd", trial.flopd_settings(chain, wallet_name, str(paths.chain_password), ca_file), secret=True)
+    told = trial.flopd_settings(chain, wallet_name, str(paths.chain_password), ca_file, run_by)
+    _settings(paths, "flopd", told, secret=True)
 
 
 def check_room(paths: Paths) -> None:
@@ -215,20 +216,22 @@ def fresh_node(
     network: NetworkDefinition,
     chain: ChainAccess,
     own_wallet: bool = True,
+    run_by: str | None = None,
     bootstrap: Sequence[str] = (),
     say: Say,
 ) -> Fresh:
     """Make this machine a fresh node of `network`: keys, settings, and at the end network.yaml; starts nothing.
 
-    `own_wallet`: the Core behind `chain` has several wallets, and this node gets one of its own. `bootstrap` are
-    directory nodes to ask beside those of the definition. Can be called again after it was interrupted. Raises
-    AlreadyOnNetwork, KeystoreForeign, CredentialRefused, CredentialsMissing, SetupStepFailed, OSError.
+    `own_wallet`: the Core behind `chain` has several wallets, and this node gets one of its own. `run_by` is the person
+    whose Core it is, where it is not a service's. `bootstrap` are directory nodes to ask beside the definition's. Can
+    be called again after it was interrupted. Raises AlreadyOnNetwork, KeystoreForeign, CredentialRefused,
+    CredentialsMissing, SetupStepFailed, OSError.
     """
     _nothing_there(paths)
     keys = wallet(paths, say)
     node = node_id(paths)
     _point("node-key")
-    connect_flopd(paths, chain, trial.new_wallet() if own_wallet else None)
+    connect_flopd(paths, chain, trial.new_wallet() if own_wallet else None, run_by)
     _point("flopd")
     _settings(paths, "registryd", trial.registryd_settings(list(bootstrap), guardian=False))
     _point("registryd")

@@ -76,6 +76,7 @@ def switch(
     chain: ChainAccess,
     bootstrap: Sequence[str] = (),
     own_wallet: bool = True,
+    run_by: str | None = None,
     say: Say,
     machine: Machine | None = None,
 ) -> Path:
@@ -88,7 +89,9 @@ def switch(
             allow = "".join(f"IPAddressAllow={address}\n" for address in addresses)
             text = f"# The trial chain on another machine; made by `dux-ctl network join`.\n[Service]\n{allow}"
             _unit(paths, moving.flopd_unit(paths), text)
-        return fresh_node(paths, network=network, chain=chain, own_wallet=own_wallet, bootstrap=bootstrap, say=say)
+        return fresh_node(
+            paths, network=network, chain=chain, own_wallet=own_wallet, run_by=run_by, bootstrap=bootstrap, say=say
+        )
 
     return _move(paths, make, bool(bootstrap), say, machine)
 

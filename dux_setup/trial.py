@@ -96,7 +96,9 @@ def guest_invitation(network: NetworkDefinition, known: Secrets) -> Invitation:
     return Invitation(network=network, bootstrap=[DIRECTORY], chain=chain)
 
 
-def flopd_settings(chain: ChainAccess, wallet: str | None, password_file: str, ca_file: str | None) -> dict[str, Any]:
+def flopd_settings(
+    chain: ChainAccess, wallet: str | None, password_file: str, ca_file: str | None, run_by: str | None
+) -> dict[str, Any]:
     """What dux-flopd is told of its chain; `wallet` is the path of its own wallet on a Core that has several."""
     core: dict[str, Any] = {
         "url": chain.url + (f"wallet/{wallet}" if wallet else ""),
@@ -104,6 +106,7 @@ def flopd_settings(chain: ChainAccess, wallet: str | None, password_file: str, c
         "user": chain.user,
         "password_file": password_file,
         "ca_file": ca_file,
+        "run_by": run_by,
     }
     return {"core": core, "poll_s": POLL_S}
 
