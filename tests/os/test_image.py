@@ -12,8 +12,6 @@ from tests.os import qemu
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HERE = Path(__file__).resolve().parent
-READY_S = 120.0
-"""From switching the emulated machine on until people can log in and every daemon answers."""
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +53,12 @@ def test_the_node_passes_every_check_inside(booted: qemu.Outcome) -> None:
 
 
 @pytest.mark.timeout(1800)
-def test_people_can_log_in_and_every_daemon_answers_in_time(booted: qemu.Outcome) -> None:
+def test_people_can_log_in_and_every_daemon_answers(booted: qemu.Outcome) -> None:
+    """After how many seconds is printed, not judged: under emulation that says as much of the host as of the image."""
     answered = booted.at('"check": "answers"')
     print(f"login {booted.login_s}, all units answer {answered}, off {booted.seconds:.0f} s")
     assert booted.login_s is not None, booted.tail()
     assert answered is not None, booted.tail()
-    assert max(booted.login_s, answered) <= READY_S, booted.tail()
 
 
 @pytest.mark.timeout(1800)
