@@ -4,6 +4,7 @@ import errno
 import json
 import logging
 import logging.handlers
+import os
 import sys
 import time
 from pathlib import Path
@@ -56,6 +57,23 @@ class _FileHandler(logging.handlers.RotatingFileHandler):
             super().handleError(record)
 
 
+class _JournalFormatter(JsonFormatter):
+    """The same line with its level as syslog counts it, which the journal takes off: `journalctl -p warning` works."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        level = 3 if record.levelno >= logging.ERROR else 4 if record.levelno >= logging.WARNING else 6
+        return f"<{level}>{super().format(record)}"
+
+
+def _to_journal() -> bool:
+    """Whether standard error is the journal's; the variable alone may be inherited (see systemd.exec(5))."""
+    try:
+        status = os.fstat(sys.stderr.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
 def setup(daemon: str, level: str, directory: Path | None) -> None:
     """Send all logging of this process to standard error and, with `directory`, to `<directory>/<daemon>.log`.
 
@@ -71,6 +89,8 @@ def setup(daemon: str, level: str, directory: Path | None) -> None:
     for handler in handlers:
         handler.setFormatter(JsonFormatter(daemon))
         root.addHandler(handler)
+    if _to_journal():
+        handlers[0].setFormatter(_JournalFormatter(daemon))
     root.setLevel(level.upper())
     # python-bitcoinrpc writes passphrases at debug level; asyncio's and aiohttp's debug lines help nobody here.
     for noisy in ("BitcoinRPC", "asyncio", "aiohttp", "jsonrpcserver"):
