@@ -74,4 +74,5 @@ class RecordTooLarge(DuxError):
 class EndpointDown(DuxError):
     code = 5011
     hint_default = "Look for what else uses the port (`ss -ulpn`), or set another one in registryd.yaml."
+    retry = True
     component = "registryd"

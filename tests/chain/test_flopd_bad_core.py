@@ -16,7 +16,6 @@ import yaml
 from devchain_kit import Devchain
 from flopd_kit import OTHER, PASSPHRASE, DevTestChain, Flopd, address, until
 
-from dux_flopd.keystore import Keystore
 from duxcommon.coin.params import CHAINS
 from duxcommon.coin.script import p2pkh_script, pubkey_of
 from duxcommon.errors import (
@@ -327,15 +326,20 @@ def test_no_log_holds_a_secret(node: Flopd) -> None:
 # --- the passphrase at the start -------------------------------------------------------------------------------
 
 
-def test_a_passphrase_file_that_others_can_read_stops_the_start(short_tmp: Path) -> None:
-    Keystore.create(short_tmp / "keystore.json", PASSPHRASE, log_n=10)
+def test_a_passphrase_file_that_others_can_read_unlocks_nothing(short_tmp: Path) -> None:
+    chain = DevTestChain(short_tmp, "flopcoin")
+    (short_tmp / "n").mkdir()
     (short_tmp / "pass").write_text(PASSPHRASE)
     (short_tmp / "pass").chmod(0o644)
-    code, text = start_refused(short_tmp, "devnet", CHAINS["devnet"].genesis, passphrase_file=str(short_tmp / "pass"))
-    assert code != 0
-    assert f"{short_tmp}/pass can be read by other users" in text
-    assert "chmod 600" in text
-    assert PASSPHRASE not in text
+    settings = {"passphrase_file": str(short_tmp / "pass")}
+    with Flopd(short_tmp / "n", chain, settings=settings, unlocked=False) as node:
+        node.start()
+        status = node.call("wallet.status")
+        assert status["locked"]
+        assert f"{short_tmp}/pass can be read by other users" in status["why"]
+        assert "chmod 600" in status["why"]
+        assert PASSPHRASE not in node.output()
+    chain.close()
 
 
 @pytest.mark.parametrize("passphrase", [PASSPHRASE, "another one"])

@@ -122,15 +122,16 @@ class TestNet(Devnet):
         done = self.ctl(node, "app", "publish", str(app))
         assert done.returncode == 0, done.stderr.decode()
         for other in self.layout.nodes:
-            self.wait_live(other, app.name)
+            self.wait_live(other, app.name, self.layout.node_ids[node])
         return app.name
 
-    def wait_live(self, node: str, name: str) -> None:
-        """Wait until `node` sees somebody who serves the app."""
+    def wait_live(self, node: str, name: str, publisher: str | None = None) -> None:
+        """Wait until `node` sees the app of `publisher` served; anybody's app of that name where none is given."""
 
         def live() -> bool:
             found = self.call(node, "app.search", {"words": name})["listings"]
-            return any(listing["name"] == name and listing["live_providers"] for listing in found)
+            mine = [one for one in found if one["name"] == name and publisher in (None, one["publisher"])]
+            return any(one["live_providers"] for one in mine)
 
         wait_until(live, 60, f"{node} to see {name}")
 

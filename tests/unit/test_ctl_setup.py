@@ -55,6 +55,13 @@ class Machine:
         return {str(path): path.read_bytes() for path in both if path.is_file()}
 
 
+def open_way(folder: Path) -> None:
+    """Let other users get to a test's folder."""
+    for part in (folder, *folder.parents):
+        if part.stat().st_uid == os.geteuid() and part.stat().st_mode & 0o005 != 0o005:
+            part.chmod(0o755)
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
@@ -357,8 +364,7 @@ def test_root_follows_no_link_that_a_user_laid_to_root_s_files(machine: Machine,
     target = tmp_path / "root-only.conf"
     target.write_text("rpcpassword=geheim\n")
     target.chmod(0o600)
-    for part in (tmp_path, *tmp_path.parents[:2]):
-        part.chmod(0o755)
+    open_way(tmp_path)
     os.chown(machine.data, 65534, 65534)
     machine.conf.symlink_to(target)
     os.chown(machine.conf, 65534, 65534, follow_symlinks=False)
@@ -371,8 +377,7 @@ def test_root_follows_no_link_that_a_user_laid_to_root_s_files(machine: Machine,
 def test_the_other_part_of_the_way_is_closed_too(machine: Machine, run: Run, tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("not run: needs root")
-    for part in (tmp_path, *tmp_path.parents[:2]):
-        part.chmod(0o755)
+    open_way(tmp_path)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
     shutil.rmtree(machine.data)
