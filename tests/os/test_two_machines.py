@@ -111,7 +111,12 @@ def test_the_one_pays_the_other_for_a_task_with_coins_of_the_faucet(pair: Pair) 
     gift = ctl(pair.guest, "wallet", "faucet", "50")
     assert gift["confirmations"] >= 1
     assert gift["network"]["worthless"] is True
-    wait_until(lambda: bool(ctl(pair.guest, "app", "search", "hello")["listings"]), "the listing arrives", 60)
+
+    def offered() -> bool:
+        found = ctl(pair.guest, "app", "search", "hello")["listings"]
+        return any(listing["live_providers"] for listing in found)
+
+    wait_until(offered, "the host offers its app", 60)
     pair.guest.sh("printf 'a home of two machines' >/tmp/in.txt")
     pair.guest.run("dux-ctl", "task", "run", "hello-words", "/tmp/in.txt", "--output", "/tmp/out.txt", limit_s=120)
     assert pair.guest.sh("cat /tmp/out.txt").strip()
