@@ -219,10 +219,13 @@ def test_what_the_owner_offers_already_stays(net: TestNet) -> None:
 def test_a_second_demonstration_at_the_same_time_is_refused(net: TestNet) -> None:
     first = Demo(net)
     first.wait_for("starting a second node")
+    # It waits: on a busy machine it could be over before the second one has begun.
+    os.kill(first.process.pid, signal.SIGSTOP)
     code, _, err = Demo(net).end()
     assert code == exits.UNAVAILABLE
     assert "a demonstration runs on this node already" in err
     os.killpg(first.process.pid, signal.SIGINT)
+    os.kill(first.process.pid, signal.SIGCONT)
     assert first.end()[0] == exits.INTERRUPTED
 
 

@@ -68,11 +68,18 @@ class TestNet(Devnet):
         return subprocess.run(command, env=environment, input=stdin, capture_output=True, check=False, timeout=300)
 
     def start_all(self) -> None:
-        """Start the chain, then all daemons of all nodes at once."""
+        """Start the chain, then all daemons of all nodes at once; every node knows every other one afterwards."""
         if not self.layout.chain.url:
             self.start_chain()
             self.mine(20)
         self.start([name for node in self.layout.nodes for name in self.layout.daemons(node)])
+        everybody = set(self.layout.node_ids.values())
+        for node in self.layout.nodes:
+            wait_until(lambda at=node: self.known_at(at) >= everybody, 120, f"{node} to know all others")
+
+    def known_at(self, node: str) -> set[str]:
+        """Ids of the live nodes that a node knows, its own among them."""
+        return {one["node"] for one in self.call(node, "node.list", {"live": True})["nodes"]}
 
     def restart(self, name: str) -> None:
         """Start a process again that has ended."""
