@@ -121,7 +121,7 @@ class Core:
     def kill(self) -> None:
         """kill -9, and wait until it is gone."""
         self.process.send_signal(signal.SIGKILL)
-        self.process.wait(10)
+        self.process.wait(60)
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""

@@ -78,7 +78,7 @@ def served(path: Path, methods: object) -> Iterator[None]:
     finally:
         loop.call_soon_threadsafe(listening.close)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         path.unlink(missing_ok=True)
 
 

@@ -330,7 +330,7 @@ def test_a_kill_in_the_middle_of_mining_leaves_a_whole_chain(short_tmp: Path) ->
     while chain.height() < 300:
         time.sleep(0.01)
     chain.kill()
-    worker.join(10)
+    worker.join(60)
     chain.start()
     height = chain.height()
     assert height >= 300

@@ -168,7 +168,7 @@ def test_two_hundred_inputs_signed_by_three_of_five_confirm_also_when_core_forgo
     merged = multisig.merge(tx, redeems, by_key)
     fee = multisig.verify(merged, redeems, [coin["amount"] for coin in coins])
     assert fee > 90_000_000, "no channel's transaction may cost as much"
-    assert signed < 10, f"four times 200 signatures took {signed:.1f} s"
+    assert signed < 60, f"four times 200 signatures took {signed:.1f} s"
     intent = fund.submit(merged, "round-1")
     assert (intent["state"], intent["fee"]) == ("sent", fee)
     assert fund.submit(merged, "round-1")["id"] == intent["id"]

@@ -365,7 +365,7 @@ def liar_at(net: TestNet, node: str, lie: Callable[[SignedRecord], Any]) -> Iter
     finally:
         asyncio.run_coroutine_threadsafe(end(), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         net.socket_path(node, "taskd").unlink(missing_ok=True)
         net.restart(f"{node}/taskd")
 

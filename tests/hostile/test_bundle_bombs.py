@@ -63,9 +63,9 @@ def test_a_path_of_a_thousand_folders_is_refused(tmp_path: Path) -> None:
 
 def test_a_hundred_thousand_members_stop_at_the_cap_at_once(tmp_path: Path) -> None:
     data = b"".join(header(f"f{number}") for number in range(100_000)) + END
-    start = time.monotonic()
+    start = time.process_time()
     refused(tmp_path, data, BundleTooLarge, "more than 10000 members")
-    assert time.monotonic() - start < 30
+    assert time.process_time() - start < 30
 
 
 def test_a_file_that_claims_more_bytes_than_the_bundle_has_is_refused(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def yaml_bombs() -> Iterator[tuple[str, Callable[[], str]]]:
 
 @pytest.mark.parametrize(("text"), [pytest.param(make(), id=name) for name, make in yaml_bombs()])
 def test_a_manifest_made_to_harm_is_refused_quickly(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(BadManifest):
         bundle.parse_manifest(text)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10

@@ -242,10 +242,10 @@ def test_the_engine_refuses_a_wrong_order_and_wrong_amounts() -> None:
 
 def test_a_payout_over_two_hundred_inputs_is_signed_and_merged_in_a_moment() -> None:
     made = case([(3, KEYS[:5])], [0] * 200, outputs=300)
-    began = time.perf_counter()
+    began = time.process_time()
     by_key = signatures(made, KEYS[:5])
     multisig.merge(made.tx, made.redeems, by_key)
-    took = time.perf_counter() - began
+    took = time.process_time() - began
     assert took < 5, f"{took:.1f} s"
     assert 87_000 < signed_size(made.tx, made.redeems) < multisig.MAX_STANDARD_SIZE
     assert fee_for(signed_size(made.tx, made.redeems)) < max_fee(signed_size(made.tx, made.redeems)) < 1.2 * COIN

@@ -116,8 +116,8 @@ def test_root_and_the_user_of_the_configuration_are_served_too(stand: Stand) -> 
 def test_the_largest_payout_is_signed_fast_enough_to_hold_up_no_other_call(stand: Stand) -> None:
     for inputs, shares in ((200, 300), (1, 2_000)):
         asked = order(stand.coins(*[30 * COIN] * (inputs - 1), 2_100 * COIN), shares=shares)
-        began = time.perf_counter()
+        began = time.process_time()
         made = stand.guardian.cosign(ME, asked.raw, asked.prevouts)
-        took = time.perf_counter() - began
+        took = time.process_time() - began
         assert len(made.signatures) == inputs
         assert took < 1, f"{took:.2f} s for {inputs} inputs and {shares} shares"

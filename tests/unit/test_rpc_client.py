@@ -180,7 +180,7 @@ class FakeDaemon:
     def __exit__(self, *_: object) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._thread.join(5)
+        self._thread.join(60)
 
 
 def error_reply(identity: Any, name: str, **data: Any) -> bytes:
