@@ -96,18 +96,18 @@ class TestNet(Devnet):
         before = self.balance(node)
         address = self.call(node, "wallet.receive", {"label": "test"})["address"]
         self.chain("faucet", address, str(flop))
-        wait_until(lambda: self.balance(node) >= before + flop * COIN, 30, f"{node}'s coins")
+        wait_until(lambda: self.balance(node) >= before + flop * COIN, 120, f"{node}'s coins")
 
     def bond(self, node: str) -> Any:
         """A node locks what it lacks for a share, as soon as it has read the blocks so far."""
         order = {"key": self.key()}
-        return wait_until(lambda: self.call(node, "node.bond", order), 60, f"{node} to make a bond")
+        return wait_until(lambda: self.call(node, "node.bond", order), 120, f"{node} to make a bond")
 
     def channel(self, node: str, channel: str) -> Any:
         """A channel as one side sees it."""
         return self.call(node, "channel.show", {"id": channel})
 
-    def wait_channel(self, node: str, channel: str, state: str, seconds: float = 60.0) -> Any:
+    def wait_channel(self, node: str, channel: str, state: str, seconds: float = 120.0) -> Any:
         """The channel, once it is in `state`."""
 
         def reached() -> Any:
@@ -140,7 +140,7 @@ class TestNet(Devnet):
             mine = [one for one in found if one["name"] == name and publisher in (None, one["publisher"])]
             return any(one["live_providers"] for one in mine)
 
-        wait_until(live, 60, f"{node} to see {name}")
+        wait_until(live, 120, f"{node} to see {name}")
 
     def order(self, node: str, app: str, data: bytes | None, **more: Any) -> Any:
         """Start a task with `data` as its input; does not wait."""
