@@ -128,7 +128,7 @@ def _only_one(invitation: Path) -> Iterator[None]:
     except PermissionError:
         raise NotAllowed(
             f"you may not read {invitation}: a demonstration spends this node's coins",
-            hint=groups.remedy("dux-spend"),
+            hint=groups.remedy("duxnet", "dux-spend"),
         ) from None
     except FileNotFoundError:
         raise InvitationMissing(

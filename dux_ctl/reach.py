@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from duxcommon.errors import DaemonDown
+
 from . import units
 
 CAUSES = {
@@ -31,13 +33,13 @@ def is_live(run_dir: Path) -> bool:
     return (run_dir / LIVE).exists()
 
 
-def what_to_do(down: dict[str, dict[str, Any]], run_dir: Path) -> list[str]:
-    """Lines below a status screen: daemon → the error of asking it, for those that gave no answer."""
-    if not down:
-        return []
-    names = [f"dux-{name}" for name in down]
-    seen = units.look([*names, units.FIRST_BOOT]) if units.of_this_machine(run_dir) else {}
-    boot = seen.get(units.FIRST_BOOT)
+def stopped(unit: units.Unit) -> dict[str, Any]:
+    """The error object for a service that answers no calls and does not run."""
+    return DaemonDown(f"systemd says {unit.text}").to_rpc()
+
+
+def first_boot(boot: units.Unit | None) -> list[str]:
+    """What to do about a first boot that has not done its work; nothing when it has."""
     if boot is not None and boot.active == "failed":
         said = f": {boot.said}" if boot.said else ""
         return [
@@ -47,16 +49,32 @@ def what_to_do(down: dict[str, dict[str, Any]], run_dir: Path) -> list[str]:
         ]
     if boot is not None and boot.active == "activating":
         return ["The first boot is still making keys and settings; look again in a moment."]
-    lines = [f"dux-{name}: systemd says {seen[f'dux-{name}'].text}" for name in down if f"dux-{name}" in seen]
-    hang = [name for name in down if cause(down[name]) == "silent"]
-    failed = [name for name in names if name in seen and seen[name].active == "failed"]
-    if failed:
+    return []
+
+
+def what_to_do(down: dict[str, dict[str, Any]], run_dir: Path) -> list[str]:
+    """Lines below a status screen: daemon → the error of asking it, for those that gave no answer."""
+    if not down:
+        return []
+    names = [f"dux-{name}" for name in down]
+    seen = units.look([*names, units.FIRST_BOOT]) if units.of_this_machine(run_dir) else {}
+    if lines := first_boot(seen.get(units.FIRST_BOOT)):
+        return lines
+    lines = [f"{name}: systemd says {seen[name].text}" for name in names if name in seen]
+    hang = [f"dux-{name}" for name in down if cause(down[name]) == "silent"]
+    missing = [name for name in names if name in seen and not seen[name].installed]
+    rest = [name for name in names if name not in hang and name not in missing]
+    if missing:
+        lines.append(f"Install what is missing: apt install {' '.join(missing)}")
+    if any(seen[name].active == "failed" for name in names if name in seen):
         # systemd refuses a plain start for a while after some failed ones, and their sockets have failed with them.
         lines.append("Once that is mended: systemctl reset-failed 'dux-*' && systemctl start dux.target")
-    elif started := [f"dux-{name}" for name in down if name not in hang]:
-        one_by_one = len(started) == 1 or not seen
-        lines.append(f"Start what is down: systemctl start {' '.join(started) if one_by_one else 'dux.target'}")
+    elif rest and all(name in seen and seen[name].active == "activating" for name in rest):
+        lines.append(f"systemd goes on trying by itself; at once: systemctl restart {' '.join(rest)}")
+    elif rest:
+        one_by_one = len(rest) == 1 or not seen
+        lines.append(f"Start what is down: systemctl start {' '.join(rest) if one_by_one else 'dux.target'}")
     if hang:
-        lines.append(f"Restart what hangs: systemctl restart {' '.join(f'dux-{name}' for name in hang)}")
+        lines.append(f"Restart what hangs: systemctl restart {' '.join(hang)}")
     units_text = " ".join(f"-u {name}" for name in names)
     return [*lines, f"See why: journalctl -b {units_text}"]

@@ -1,11 +1,12 @@
 """`dux-ctl status`: all daemons, the chain, the money and the work of this node on one screen."""
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 from typing import Any
 
-from duxcommon.errors import DaemonDown, DuxError, TimedOut, VersionMismatch
+from duxcommon.errors import DaemonDown, DuxError, NotAllowed, TimedOut, VersionMismatch
 from duxcommon.money import format_flop
 
 from . import catalogue, exits, reach, render, screens_fund, units, versions
@@ -52,11 +53,18 @@ class _Asking:
 
 
 def collect(control: Control) -> dict[str, Any]:
-    """Everything that `status` shows; a part that can't be had holds its error. Takes `--timeout` at most."""
+    """Everything that `status` shows; a part that can't be had holds its error. Takes `--timeout` at most.
+
+    Raises NotAllowed for somebody who may look at nothing here.
+    """
     asking = _Asking(control)
+    daemons = {name: asking.daemon(name) for name in DAEMONS}
+    _may_look(daemons)
+    chain = units.trial_chain(control.run_dir)
     return {
         "live": reach.is_live(control.run_dir),
-        "daemons": {name: asking.daemon(name) for name in DAEMONS},
+        "daemons": daemons,
+        "devchain": dataclasses.asdict(chain) if chain is not None else None,
         "node": asking.part("node.self"),
         "chain": asking.part("chain.status"),
         "wallet": asking.part("wallet.balance"),
@@ -65,6 +73,19 @@ def collect(control: Control) -> dict[str, Any]:
         "provider": asking.part("provider.limits"),
         "fund": asking.part("fund.status"),
     }
+
+
+def _refusals(daemons: dict[str, Any]) -> list[dict[str, Any]]:
+    """The errors of daemons that this user may not ask."""
+    errors = [status["error"] for status in daemons.values() if "error" in status]
+    return [error for error in errors if error["data"]["name"] == "NotAllowed"]
+
+
+def _may_look(daemons: dict[str, Any]) -> None:
+    refused = _refusals(daemons)
+    if refused and all("error" in status for status in daemons.values()):
+        why = "that takes the group duxnet" if reach.cause(refused[0]) == "denied" else refused[0]["message"]
+        raise NotAllowed(f"you may not look at this node: {why}", hint=refused[0]["data"]["hint"])
 
 
 def _line(part: dict[str, Any], text: str) -> str:
@@ -115,15 +136,28 @@ def text(found: dict[str, Any], run_dir: Path) -> str:
     lines.append("")
     for name, status in found["daemons"].items():
         if "error" in status:
-            state = "??" if _other_version(status) else "DOWN"
-            lines.append(f"dux-{name:<10} {state}  {reach.explain(status['error'])}")
+            answered = _other_version(status) or status["error"]["data"]["name"] == "NotAllowed"
+            lines.append(f"dux-{name:<10} {'??' if answered else 'DOWN'}  {reach.explain(status['error'])}")
             continue
         notes = "; ".join(status["notes"]) or "well"
         failures = f", {status['failures']} internal errors" if status["failures"] else ""
         lines.append(f"dux-{name:<10} up {status['uptime_s']} s, {status['calls']} calls{failures}: {notes}")
+    trial_chain = _trial_chain(found)
+    if trial_chain is not None:
+        lines.append(f"{units.TRIAL_CHAIN:<14} {_trial_chain_line(trial_chain)}")
     if different := versions.lines(found["daemons"]):
         lines += ["", *different]
-    return "\n".join([*lines, *_remedies(found["daemons"], run_dir)])
+    return "\n".join([*lines, *_remedies(found["daemons"], trial_chain, run_dir)])
+
+
+def _trial_chain(found: dict[str, Any]) -> units.Unit | None:
+    return units.Unit(**found["devchain"]) if found["devchain"] else None
+
+
+def _trial_chain_line(unit: units.Unit) -> str:
+    if unit.down:
+        return f"DOWN  systemd says {unit.state}"
+    return "up: the private trial chain of this machine" if unit.running else "??  systemd does not tell"
 
 
 def _other_version(status: dict[str, Any]) -> bool:
@@ -131,21 +165,22 @@ def _other_version(status: dict[str, Any]) -> bool:
     return "error" in status and status["error"]["data"]["name"] == "VersionMismatch"
 
 
-def _remedies(daemons: dict[str, Any], run_dir: Path) -> list[str]:
-    """What to do about daemons that gave no answer."""
+def _remedies(daemons: dict[str, Any], chain: units.Unit | None, run_dir: Path) -> list[str]:
+    """What to do about daemons that gave no answer, and a trial chain that does not run."""
     other = [f"dux-{name}" for name, status in daemons.items() if _other_version(status)]
     if other:
         return ["", f"Of another version than dux-ctl: {', '.join(other)}. {VersionMismatch.hint_default}"]
     down = {name: status["error"] for name, status in daemons.items() if "error" in status}
-    denied = [error for error in down.values() if reach.cause(error) == "denied"]
-    if denied:
-        return ["", f"You may not look at this node. {denied[0]['data']['hint']}"]
+    if denied := _refusals(daemons):
+        return ["", f"You may not look at all of this node. {denied[0]['data']['hint']}"]
     if len(down) == len(daemons) and not units.of_this_machine(run_dir):
         return [
             "",
             f"No node runs in {run_dir}.",
             "Start one, or say where it is: set DUXNET_RUN_DIR or add --run-dir.",
         ]
+    if chain is not None and chain.down:
+        down["devchain"] = reach.stopped(chain)
     lines = reach.what_to_do(down, run_dir)
     return ["", *lines] if lines else []
 
@@ -181,7 +216,8 @@ def run(args: argparse.Namespace, control: Control) -> int:
     """Print the screen; unavailable (4) when a daemon is down, not allowed (3) for somebody who may not look."""
     found = collect(control)
     control.emit(found, lambda: text(found, control.run_dir))
-    errors = [status["error"] for status in found["daemons"].values() if "error" in status]
-    if any(reach.cause(error) == "denied" for error in errors):
+    if _refusals(found["daemons"]):
         return exits.NOT_ALLOWED
-    return exits.UNAVAILABLE if errors else exits.OK
+    chain = _trial_chain(found)
+    down = any("error" in status for status in found["daemons"].values()) or (chain is not None and chain.down)
+    return exits.UNAVAILABLE if down else exits.OK

@@ -15,6 +15,11 @@ from .status import ENDED
 _Ask = Callable[[str, Control], list[str]]
 _HEX = re.compile(r"^[0-9a-f]+$")
 _PUBKEY = re.compile(r"^0[23][0-9a-f]{64}$")
+_SERVICES = {
+    "devchain": "{unit} is the private trial chain of this machine, whose coins have no value: dux-flopd asks it.",
+    "firstboot": "{unit} makes keys, settings and network of this node; nothing starts before it has done its work.",
+}
+"""What no socket is asked for: systemd alone knows how they are."""
 _CHANNEL = {
     "NEW": "it has not been funded yet",
     "FUND_BUILT": "its deposit is built and will be sent",
@@ -56,9 +61,38 @@ def _daemon(what: str, control: Control) -> list[str] | None:
     else:
         lines = [f"{unit} {status['version']} has been running for {status['uptime_s']} s."]
         lines += status["notes"] or ["It says that all is well."]
-    if units.of_this_machine(control.run_dir) and (last := units.journal(unit)):
-        lines += ["Its journal says last:", *(f"  {line}" for line in last)]
-    return lines
+    if name == "flopd" and (chain := units.trial_chain(control.run_dir)) is not None and chain.down:
+        lines.append(
+            f"The chain that it asks does not run: {units.TRIAL_CHAIN} ({chain.state}); see `dux-ctl why devchain`."
+        )
+    return lines + _journal(unit, control)
+
+
+def _journal(unit: str, control: Control) -> list[str]:
+    last = units.journal(unit) if units.of_this_machine(control.run_dir) else []
+    return ["Its journal says last:", *(f"  {line}" for line in last)] if last else []
+
+
+def _service(what: str, control: Control) -> list[str] | None:
+    name = what.removeprefix("dux-")
+    if name not in _SERVICES:
+        return None
+    unit, run_dir = f"dux-{name}", control.run_dir
+    lines = [_SERVICES[name].format(unit=unit)]
+    if not units.of_this_machine(run_dir):
+        return [*lines, f"systemd does not run the node in {run_dir} here, so there is none."]
+    if unit == units.TRIAL_CHAIN and not units.has_trial_chain(run_dir):
+        return [*lines, "It does not run here: this node is on another network (`dux-ctl network show`)."]
+    seen = units.look([unit]).get(unit)
+    if seen is None:
+        return [*lines, f"systemd does not tell how it is: systemctl status {unit}"]
+    if unit == units.FIRST_BOOT and (trouble := reach.first_boot(seen)):
+        lines += trouble
+    elif seen.down:
+        lines += [f"{unit} is down.", *reach.what_to_do({name: reach.stopped(seen)}, run_dir)]
+    else:
+        lines.append("It has done its work." if unit == units.FIRST_BOOT else "It runs.")
+    return lines + _journal(unit, control)
 
 
 def _task(what: str, control: Control) -> list[str]:
@@ -183,7 +217,7 @@ def explain(what: str, control: Control) -> list[str]:
     """Sentences about `what`. Raises NotFound when nothing has that name."""
     if (lines := _error(what)) is not None:
         return lines
-    if (lines := _daemon(what, control)) is not None:
+    if (lines := _daemon(what, control) or _service(what, control)) is not None:
         return lines
     if what in ("airdrop", "fund"):
         return _airdrop(control)
@@ -205,7 +239,10 @@ def explain(what: str, control: Control) -> list[str]:
         ]
     else:
         asks = [lambda name, ctl: _node(ids.named_node(ctl, name), ctl), _app]
-    hint = "Give an id, a payout key, the name of an app, a node or a daemon, an error's name or code, or `airdrop`."
+    hint = (
+        "Give an id, a payout key, the name of an app, a node or a daemon, `devchain`, `firstboot`, an error's name or "
+        "code, or `airdrop`."
+    )
     for ask in asks:
         try:
             return ask(what, control)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from duxcommon.errors import SetupStepFailed
 from duxcommon.files import write_atomic
+from duxcommon.groups import command
 
 from .paths import Paths
 
@@ -44,7 +45,7 @@ def let_in_first(paths: Paths, say: Callable[[str], None]) -> None:
     if done.returncode != 0:
         raise SetupStepFailed(
             f"{user} could not be put into {' and '.join(GROUPS)}: {done.stderr.strip()}",
-            hint=f"Do it yourself: `usermod -aG {','.join(GROUPS)} {user}`.",
+            hint=f"Do it yourself: `{command(user, *GROUPS)}`; then {user} logs in again.",
         )
     write_atomic(remembered, f"{user}\n".encode(), mode=0o600)
     say(f"{user} may now look and spend (groups {' and '.join(GROUPS)}; it holds from the next login on).")

@@ -14,10 +14,26 @@ def user_name() -> str:
     return str(uid)
 
 
-def remedy(group: str) -> str:
-    """The exact command, or that the next login is enough because the user was added after this one."""
-    name = user_name()
-    with contextlib.suppress(KeyError):
-        if name in grp.getgrnam(group).gr_mem:
-            return f"{name} is in the group {group}, but not in this session yet: log in again."
-    return f"As root: `adduser {name} {group}`; then log in again."
+def command(user: str, *groups: str) -> str:
+    """What root types to let a user into groups."""
+    return f"usermod -aG {','.join(groups)} {user}"
+
+
+def remedy(*groups: str, user: str | None = None) -> str:
+    """The exact command for the groups that the user (default: the caller) is not in, and that it takes a new login.
+
+    Somebody who is in all of them was added after this login.
+    """
+    name = user or user_name()
+    missing = [group for group in groups if not _has(group, name)]
+    if missing:
+        return f"As root: `{command(name, *missing)}`; then log in again."
+    groups_text = f"group{'' if len(groups) == 1 else 's'} {' and '.join(groups)}"
+    return f"{name} is in the {groups_text}, but not in this session yet: log in again."
+
+
+def _has(group: str, user: str) -> bool:
+    try:
+        return user in grp.getgrnam(group).gr_mem
+    except KeyError:
+        return False

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..groups import command
 from .base import BY_NAME, DuxError
 
 
@@ -40,7 +41,10 @@ class RemoteError(DuxError):
 
 class NotAllowed(DuxError):
     code = 1001
-    hint_default = "Ask the machine's owner to add you to the group named in the message (`adduser NAME GROUP`)."
+    hint_default = (
+        "Ask the machine's owner to add you to the group named in the message "
+        f"(as root: `{command('NAME', 'GROUP')}`); then log in again."
+    )
 
 
 class RateLimited(DuxError):

@@ -12,6 +12,7 @@ from functools import lru_cache
 from ..api.common import NodeId
 from ..config import Access
 from ..errors import InvalidRequest, NotAllowed
+from ..groups import remedy
 
 SO_PEERGROUPS = 59
 GROUPS_TTL_S = 60
@@ -145,5 +146,5 @@ class Authorizer:
                 hint="Use the methods that `dux-ctl --help` lists.",
             )
         wanted = " or ".join(groups) or "none"
-        remedy = f"As root: `adduser {caller.name} {groups[0]}`; then log in again." if groups else None
-        raise NotAllowed(f"user {caller.name} may not call {method} (needs group {wanted})", hint=remedy)
+        hint = remedy(groups[0], user=caller.name) if groups else None
+        raise NotAllowed(f"user {caller.name} may not call {method} (needs group {wanted})", hint=hint)

@@ -43,7 +43,7 @@ def test_the_first_person_pays_and_another_is_told_how_to_get_in(machine: Machin
     assert sent["state"] in ("sent", "confirmed"), sent
     done = machine.run("dux-ctl", "wallet", "balance", user="bob", check=False)
     assert (done.returncode, done.stdout) == (3, "")
-    assert "adduser bob duxnet" in done.stderr
+    assert "usermod -aG duxnet bob" in done.stderr
 
 
 def test_who_may_look_may_not_spend(machine: Machine) -> None:

@@ -106,7 +106,7 @@ def test_who_may_not_read_the_invitation_gets_the_exact_command(
     monkeypatch.setattr(os, "open", refused)
     error = refusal(Table(), invitation)
     assert error.name == "NotAllowed"
-    assert error.hint == f"As root: `adduser {groups.user_name()} dux-spend`; then log in again."
+    assert error.hint == f"As root: `usermod -aG duxnet,dux-spend {groups.user_name()}`; then log in again."
 
 
 def test_a_second_demonstration_is_refused_until_the_first_has_ended(invitation: Path) -> None:

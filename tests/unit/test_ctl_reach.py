@@ -14,6 +14,7 @@ import pytest
 from dux_ctl import exits, main, units
 from dux_ctl.control import DAEMONS
 from duxcommon import groups
+from duxcommon.errors import NotAllowed
 
 WELL = {
     "name": "x", "version": "0.1.0", "pid": 1, "uptime_s": 3, "network": "devnet", "worthless": True, "calls": 1,
@@ -42,6 +43,19 @@ def listening(path: Path, serve: Callable[[socket.socket], None]) -> Iterator[No
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join(60)
+
+
+def answering(path: Path, outcome: dict[str, Any]) -> contextlib.AbstractContextManager[None]:
+    """A daemon that says the same to whatever it is asked."""
+
+    def answer(connection: socket.socket) -> None:
+        with connection, connection.makefile("rwb") as stream:
+            for line in stream:
+                reply = {"jsonrpc": "2.0", "id": json.loads(line)["id"], **outcome}
+                stream.write(json.dumps(reply).encode() + b"\n")
+                stream.flush()
+
+    return listening(path, answer)
 
 
 def ctl(capsys: pytest.CaptureFixture[str], folder: Path, *words: str) -> tuple[int, str]:
@@ -130,6 +144,36 @@ def test_somebody_outside_the_group_gets_the_exact_command(
     assert code == exits.NOT_ALLOWED
     assert f"`usermod -aG duxnet {groups.user_name()}`; then log in again" in text
     assert "systemctl start" not in text
+    assert "DOWN" not in text
+    assert len(text.splitlines()) == 2
+
+
+def test_a_program_outside_the_group_gets_the_error_instead_of_six_daemons_that_seem_down(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refuse(monkeypatch)
+    code, text = ctl(capsys, short_tmp, "status", "--json")
+    assert code == exits.NOT_ALLOWED
+    error = json.loads(text)["error"]
+    assert (error["data"]["name"], error["message"]) == (
+        "NotAllowed",
+        "you may not look at this node: that takes the group duxnet",
+    )
+
+
+def test_who_may_ask_some_daemons_sees_those_and_how_to_get_to_the_others(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusal = NotAllowed("user bob may not call daemon.status (needs group ours)", hint="Ask ann.").to_rpc()
+    with (
+        answering(short_tmp / "flopd.sock", {"result": WELL}),
+        answering(short_tmp / "taskd.sock", {"error": refusal}),
+    ):
+        code, text = ctl(capsys, short_tmp, "status")
+    assert code == exits.NOT_ALLOWED
+    assert "up 3 s" in lines_of(text, "flopd")
+    assert "??  user bob may not call daemon.status" in lines_of(text, "taskd")
+    assert "You may not look at all of this node. Ask ann." in text
 
 
 def test_somebody_who_was_added_after_the_login_is_told_to_log_in_again(
@@ -165,7 +209,8 @@ def machine(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
 
     def answers(states: dict[str, tuple[str, str, str]], journal: str = "") -> None:
         blocks = [
-            f"Id={name}.service\nActiveState={active}\nResult={result}\nStatusText={said}\n"
+            f"Id={name}.service\nLoadState={'loaded' if active != 'absent' else 'not-found'}\n"
+            f"ActiveState={active.replace('absent', 'inactive')}\nResult={result}\nStatusText={said}\n"
             for name, (active, result, said) in states.items()
         ]
         (short_tmp / "units").write_text("\n".join(blocks))
@@ -178,6 +223,7 @@ def machine(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., N
     monkeypatch.setenv("PATH", f"{programs}:/usr/bin:/bin")
     monkeypatch.setattr(units, "SYSTEM_RUN_DIR", short_tmp)
     monkeypatch.setattr(units, "SYSTEMD", short_tmp)
+    monkeypatch.setattr(units, "CHAIN_USERS", short_tmp / "devchain.users")
     return answers
 
 
@@ -251,3 +297,147 @@ def test_a_systemctl_that_hangs_holds_up_nothing(
     _, text = ctl(capsys, short_tmp, "status")
     assert time.monotonic() - begun < 50
     assert "its socket is not there" in text
+
+
+def test_the_hint_of_a_daemon_that_can_not_run_is_there_however_much_it_told(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    said = f"can't run: {'/a/long/path' * 20}, line 3: unknown key 'prot'. Mend the line that is named."
+    machine({"dux-flopd": ("failed", "exit-code", said)})
+    assert said in ctl(capsys, short_tmp, "why", "flopd")[1]
+
+
+def test_what_systemd_tries_again_by_itself_need_not_be_started(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({"dux-flopd": ("activating", "exit-code", "can't run: the disk is full")})
+    text = ctl(capsys, short_tmp, "why", "flopd")[1]
+    assert "systemd goes on trying by itself; at once: systemctl restart dux-flopd" in text
+    assert "Start what is down" not in text
+
+
+def test_a_daemon_whose_package_is_missing_is_installed_instead_of_started(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    machine({"dux-taskd": ("absent", "success", "")})
+    text = ctl(capsys, short_tmp, "why", "taskd")[1]
+    assert "dux-taskd: systemd says not installed\nInstall what is missing: apt install dux-taskd" in text
+    assert "systemctl start" not in text
+
+
+# --- the trial chain and first boot, which answer no calls ------------------------------------------------------------
+
+TAKEN = "can't run: port 32553 is taken. Free it."
+
+
+def whole_node(folder: Path) -> contextlib.ExitStack:
+    stack = contextlib.ExitStack()
+    for daemon in DAEMONS:
+        stack.enter_context(answering(folder / f"{daemon}.sock", {"result": WELL}))
+    return stack
+
+
+@pytest.fixture
+def on_its_own_chain(short_tmp: Path, machine: Callable[..., None]) -> Callable[..., None]:
+    """A machine whose node stands on the machine's own trial chain."""
+    (short_tmp / "devchain.users").touch()
+    return machine
+
+
+def test_a_trial_chain_that_runs_has_its_line(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], on_its_own_chain: Callable[..., None]
+) -> None:
+    on_its_own_chain({"dux-devchain": ("active", "success", "")})
+    text = ctl(capsys, short_tmp, "status")[1]
+    assert "dux-devchain   up: the private trial chain of this machine\n" in text
+    assert json.loads(ctl(capsys, short_tmp, "status", "--json")[1])["devchain"]["active"] == "active"
+    lines = ctl(capsys, short_tmp, "why", "devchain")[1]
+    assert "whose coins have no value" in lines
+    assert "It runs." in lines
+
+
+def test_a_trial_chain_that_is_down_is_seen_where_every_daemon_answers(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], on_its_own_chain: Callable[..., None]
+) -> None:
+    on_its_own_chain({"dux-devchain": ("failed", "exit-code", TAKEN)}, "Nov 22 12:00:00 dux dux-devchain[7]: port\n")
+    with whole_node(short_tmp):
+        monitored = ctl(capsys, short_tmp, "status", "--json")
+        code, text = ctl(capsys, short_tmp, "status")
+        flopd = ctl(capsys, short_tmp, "why", "flopd")[1]
+    assert (code, monitored[0]) == (exits.UNAVAILABLE, exits.UNAVAILABLE)
+    assert "dux-devchain   DOWN  systemd says failed (exit-code)\n" in text
+    assert f"dux-devchain: systemd says failed (exit-code): {TAKEN}" in text
+    assert "systemctl reset-failed 'dux-*' && systemctl start dux.target" in text
+    assert "journalctl -b -u dux-devchain" in text
+    assert json.loads(monitored[1])["devchain"] == {
+        "active": "failed", "result": "exit-code", "said": TAKEN, "installed": True,
+    }  # fmt: skip
+    assert (
+        "The chain that it asks does not run: dux-devchain (failed (exit-code)); see `dux-ctl why devchain`." in flopd
+    )
+
+
+@pytest.mark.parametrize("name", ["devchain", "dux-devchain"])
+def test_why_of_a_trial_chain_that_is_down_says_what_systemd_and_its_journal_know(
+    name: str, short_tmp: Path, capsys: pytest.CaptureFixture[str], on_its_own_chain: Callable[..., None]
+) -> None:
+    on_its_own_chain({"dux-devchain": ("failed", "exit-code", TAKEN)}, "Nov 22 12:00:00 dux dux-devchain[7]: port\n")
+    code, text = ctl(capsys, short_tmp, "why", name)
+    assert code == exits.OK
+    assert f"dux-devchain is down.\ndux-devchain: systemd says failed (exit-code): {TAKEN}" in text
+    assert "Its journal says last:\n  Nov 22 12:00:00 dux dux-devchain[7]: port" in text
+    assert json.loads(ctl(capsys, short_tmp, "why", name, "--json")[1])["lines"][1] == "dux-devchain is down."
+
+
+def test_a_trial_chain_that_is_not_used_has_no_line(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., None]
+) -> None:
+    machine({"dux-devchain": ("inactive", "success", "")})
+    with whole_node(short_tmp):
+        code, text = ctl(capsys, short_tmp, "status")
+        found = json.loads(ctl(capsys, short_tmp, "status", "--json")[1])
+    assert (code, found["devchain"]) == (exits.OK, None)
+    assert "devchain" not in text.replace("devnet", "")
+    assert "this node is on another network" in ctl(capsys, short_tmp, "why", "devchain")[1]
+
+
+def test_where_systemd_tells_nothing_the_trial_chain_is_not_called_down(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], on_its_own_chain: Callable[..., None]
+) -> None:
+    on_its_own_chain({})
+    with whole_node(short_tmp):
+        code, text = ctl(capsys, short_tmp, "status")
+    assert code == exits.OK
+    assert "dux-devchain   ??  systemd does not tell" in text
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        (("active", "success", ""), "It has done its work."),
+        (("activating", "success", ""), "still making keys and settings"),
+        (("failed", "exit-code", "no space left"), "The first boot failed: no space left."),
+        (("inactive", "success", ""), "Start what is down: systemctl start dux-firstboot"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else "",
+)
+def test_why_of_first_boot_tells_how_it_went(
+    state: tuple[str, str, str],
+    says: str,
+    short_tmp: Path,
+    capsys: pytest.CaptureFixture[str],
+    machine: Callable[..., None],
+) -> None:
+    machine({"dux-firstboot": state}, "Nov 22 12:00:00 dux dux-firstboot[7]: keys\n")
+    for name in ("firstboot", "dux-firstboot"):
+        code, text = ctl(capsys, short_tmp, "why", name)
+        assert code == exits.OK
+        assert says in text
+        assert "Its journal says last:\n  Nov 22 12:00:00 dux dux-firstboot[7]: keys" in text
+
+
+def test_a_node_that_systemd_does_not_run_has_neither(short_tmp: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("devchain", "firstboot"):
+        code, text = ctl(capsys, short_tmp, "why", name)
+        assert code == exits.OK
+        assert f"systemd does not run the node in {short_tmp} here" in text

@@ -73,6 +73,7 @@ def well(**changes: Any) -> dict[str, Any]:
         "provider": part(running=0, queued=0, tasks=2, sandbox="ok", paused=False),
         "fund": part(spendable=0, threshold=100, missing=100),
         "live": False,
+        "devchain": None,
     }
     return {**found, **changes}
 
