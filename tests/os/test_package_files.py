@@ -255,7 +255,7 @@ KEPT_OF_ANY = (
 def _used(installed: Installed, chain: str) -> None:
     """As if the node had run on this chain; without one, as if its network definition had been lost."""
     drop_in = "/etc/systemd/system/dux-flopd.service.d"
-    network = f"echo 'chain: {chain}' >/etc/duxnet/network.yaml; " if chain else ""
+    network = f"printf 'chain: {chain}\\nsignatures: {{}}\\n' >/etc/duxnet/network.yaml; " if chain else ""
     installed.run(
         "bash", "-ec",
         f"mkdir -p {drop_in} /etc/duxnet/flopd.d /etc/credstore.encrypted /var/lib/duxnet/{{flopd,escrowd}} "
@@ -270,7 +270,7 @@ def test_a_purge_leaves_nothing_but_users_and_a_wallet_of_value(installed: Insta
     """The last that is done to the installed packages of this root."""
     _used(installed, "main")
     said = installed.run("bash", "-ec", "dpkg --purge $(dpkg-query -W -f '${Package} ' 'dux-*')").stdout
-    assert "its wallet was not deleted" in said
+    assert "was not deleted" in said
     left = _files_of(installed.root) - installed.before
     kept = {path for path in left if path.startswith("/var/backups/duxnet/")}
     assert {path.split("/", 5)[5] for path in kept} == {
@@ -290,7 +290,7 @@ def test_only_a_known_trial_network_loses_its_wallet_by_a_purge(
     # Our part alone: debhelper's speaks to dpkg.
     script.write_text((packages["dux-common"].folder / "DEBIAN/postrm").read_text().split("# Automatically added")[0])
     said = installed.run("sh", "/postrm", "purge").stdout
-    assert ("its wallet was not deleted" in said) is keeps
+    assert ("was not deleted" in said) is keeps
     assert backups.exists() is keeps
     assert not (installed.root.path / "var/lib/duxnet").exists()
     assert not (installed.root.path / "etc/duxnet").exists()
