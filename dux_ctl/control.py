@@ -37,8 +37,16 @@ class Control:
         """The connection to a daemon of this node."""
         if daemon not in self._clients:
             kind = VersionedClient if self.as_json else PrintableClient
-            self._clients[daemon] = kind(self.run_dir / f"{daemon}.sock")
+            self._clients[daemon] = kind(
+                self.run_dir / f"{daemon}.sock", while_waiting=lambda: self._raise_if_down(daemon)
+            )
         return self._clients[daemon]
+
+    def _raise_if_down(self, daemon: str) -> None:
+        from . import reach
+
+        if (error := reach.known_down([daemon], self.run_dir).get(daemon)) is not None:
+            raise error
 
     def call(
         self, method: str, params: dict[str, Any] | None = None, *, timeout: float | None = None

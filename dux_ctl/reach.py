@@ -1,5 +1,6 @@
 """Which daemon can't be reached and why, judged by how its socket behaves, and what to look at."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ CAUSES = {
     "closed": "its connection was closed at once",
     "silent": "it does not answer",
     "denied": "you may not connect to it",
+    "trying": "it can't run now and is tried again",
+    "failed": "it failed and is not tried again",
 }
 LIVE = "live"
 """A file beside the sockets: this is a live system whose state is in memory."""
+# systemd refuses a plain start for a while after some failed ones, and their sockets have failed with them.
+_MENDED = "Once that is mended: systemctl reset-failed 'dux-*' && systemctl start dux.target"
+_TRYING = f"systemd goes on trying by itself, at least every {units.RETRY_S} s; at once: systemctl restart {{}}"
 
 
 def cause(error: dict[str, Any]) -> str:
@@ -36,6 +42,24 @@ def is_live(run_dir: Path) -> bool:
 def stopped(unit: units.Unit) -> dict[str, Any]:
     """The error object for a service that answers no calls and does not run."""
     return DaemonDown(f"systemd says {unit.text}").to_rpc()
+
+
+def known_down(names: Sequence[str], run_dir: Path) -> dict[str, DaemonDown]:
+    """The daemons of which systemd knows that they can't answer, with the error of asking them.
+
+    A call to a socket of theirs would wait until the next start; where a daemon failed for good it would start it anew.
+    """
+    seen = units.look([f"dux-{name}" for name in names]) if units.of_this_machine(run_dir) else {}
+    found = {}
+    for name in names:
+        unit = seen.get(f"dux-{name}")
+        if unit is not None and (unit.trying or unit.active == "failed"):
+            found[name] = DaemonDown(
+                f"dux-{name} can't run: systemd says {unit.text}",
+                hint=_TRYING.format(f"dux-{name}") if unit.trying else _MENDED,
+                details={"cause": "trying" if unit.trying else "failed"},
+            )
+    return found
 
 
 def first_boot(boot: units.Unit | None) -> list[str]:
@@ -67,10 +91,9 @@ def what_to_do(down: dict[str, dict[str, Any]], run_dir: Path) -> list[str]:
     if missing:
         lines.append(f"Install what is missing: apt install {' '.join(missing)}")
     if any(seen[name].active == "failed" for name in names if name in seen):
-        # systemd refuses a plain start for a while after some failed ones, and their sockets have failed with them.
-        lines.append("Once that is mended: systemctl reset-failed 'dux-*' && systemctl start dux.target")
+        lines.append(_MENDED)
     elif rest and all(name in seen and seen[name].active == "activating" for name in rest):
-        lines.append(f"systemd goes on trying by itself; at once: systemctl restart {' '.join(rest)}")
+        lines.append(_TRYING.format(" ".join(rest)))
     elif rest:
         one_by_one = len(rest) == 1 or not seen
         lines.append(f"Start what is down: systemctl start {' '.join(rest) if one_by_one else 'dux.target'}")

@@ -19,16 +19,19 @@ ANSWER_S = 10.0
 
 
 class _Asking:
-    """Asks daemons within one time limit for all; a daemon that did not answer is not asked again."""
+    """Asks daemons within one time limit for all; those that can't answer are not asked, nor are others again."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self._deadline = time.monotonic() + control.timeout
+        self._known = reach.known_down(DAEMONS, control.run_dir)
         self._down: set[str] = set()
 
     def daemon(self, name: str) -> dict[str, Any]:
         """What a daemon says of itself, or the error."""
         try:
+            if name in self._known:
+                raise self._known[name]
             return self._control.client(name).call("daemon.status", timeout=self._left())
         except DuxError as error:
             self._down.add(name)

@@ -15,6 +15,8 @@ FIRST_BOOT = "dux-firstboot"
 TRIAL_CHAIN = "dux-devchain"
 CHAIN_USERS = Paths().devchain_users
 """There exactly where the machine's own trial chain belongs to its node."""
+RETRY_S = 30
+"""Longest pause before systemd starts a daemon again that could not run (RestartMaxDelaySec of the units)."""
 SAID = 1000
 """Most characters of what a daemon told systemd that are shown; its hint stands at the end."""
 ASK_S = 5.0
@@ -48,6 +50,11 @@ class Unit:
     def down(self) -> bool:
         """Whether systemd says that it does not run."""
         return bool(self.active) and not self.running
+
+    @property
+    def trying(self) -> bool:
+        """Whether it could not run and systemd is waiting before it starts it again."""
+        return self.active == "activating" and self.result not in ("", "success")
 
     @property
     def state(self) -> str:

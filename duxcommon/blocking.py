@@ -6,6 +6,7 @@ Imports the standard library and `duxcommon.errors` only (and `duxcommon.groups`
 import json
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,17 @@ MAX_REQUEST = 8 * 1024 * 1024
 MAX_REPLY = 16 * 1024 * 1024
 CONNECT_S = 5.0
 BUSY_S = 0.02
+FIRST_LOOK_S = 1.0
+"""After so long without an answer `while_waiting` is called; then after twice as long, and so on."""
 
 
 class BlockingClient:
     """One connection to one daemon; one call at a time. Raises the DuxError that the daemon answered with."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, while_waiting: Callable[[], None] = lambda: None) -> None:
+        """`while_waiting` is called now and then while an answer does not come; what it raises ends the call."""
         self.path = path
+        self._while_waiting = while_waiting
         self._socket: socket.socket | None = None
         self._buffer = bytearray()
         self._next = 0
@@ -40,7 +45,7 @@ class BlockingClient:
         try:
             connection.settimeout(timeout)
             connection.sendall(data)
-            message = json.loads(self._line(connection))
+            message = json.loads(self._reply(connection, timeout))
             if not isinstance(message, dict) or not ("error" in message or isinstance(message.get("result"), dict)):
                 raise ValueError("no reply object")
         except TimeoutError:
@@ -113,6 +118,18 @@ class BlockingClient:
                 time.sleep(BUSY_S)
             else:
                 return
+
+    def _reply(self, connection: socket.socket, timeout: float) -> bytes:
+        deadline = time.monotonic() + timeout
+        pause = FIRST_LOOK_S
+        while (left := deadline - time.monotonic()) > 0:
+            connection.settimeout(min(left, pause))
+            try:
+                return self._line(connection)
+            except TimeoutError:
+                self._while_waiting()
+                pause *= 2
+        raise TimeoutError
 
     def _line(self, connection: socket.socket) -> bytes:
         while (end := self._buffer.find(b"\n")) < 0:

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from dux_ctl import units
 from dux_setup.moving import UNIT_DROP_INS
 from duxcommon.config import Access, Settings, load
 
@@ -164,6 +165,8 @@ def test_a_daemon_that_can_not_run_is_tried_again_ever_more_slowly(name: str) ->
     # By itself it never meets the limit, which would leave it down for good; a crowd of calls to its socket does.
     assert most <= int(one(service, "Unit", "StartLimitBurst"))
     assert one(service, "Service", "Restart") == "on-failure"
+    # What dux-ctl says: so long at most a node is still away when what kept it down is over.
+    assert longest == units.RETRY_S <= 30
 
 
 def test_the_trial_chain_serves_only_a_node_that_is_on_it() -> None:

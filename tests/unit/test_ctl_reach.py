@@ -5,16 +5,16 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dux_ctl import exits, main, units
+from dux_ctl import exits, main, reach, units
 from dux_ctl.control import DAEMONS
 from duxcommon import groups
-from duxcommon.errors import NotAllowed
+from duxcommon.errors import DaemonDown, NotAllowed
 
 WELL = {
     "name": "x", "version": "0.1.0", "pid": 1, "uptime_s": 3, "network": "devnet", "worthless": True, "calls": 1,
@@ -312,8 +312,76 @@ def test_what_systemd_tries_again_by_itself_need_not_be_started(
 ) -> None:
     machine({"dux-flopd": ("activating", "exit-code", "can't run: the disk is full")})
     text = ctl(capsys, short_tmp, "why", "flopd")[1]
-    assert "systemd goes on trying by itself; at once: systemctl restart dux-flopd" in text
+    assert "systemd goes on trying by itself, at least every 30 s; at once: systemctl restart dux-flopd" in text
     assert "Start what is down" not in text
+
+
+FULL = "can't run: the disk is full"
+
+
+def silent(folder: Path, kept: list[socket.socket], stack: contextlib.ExitStack) -> None:
+    """As systemd holds the sockets of daemons that can't run: calls are taken, and nobody answers."""
+    for daemon in DAEMONS:
+        stack.enter_context(listening(folder / f"{daemon}.sock", kept.append))
+
+
+def test_status_does_not_wait_for_daemons_that_can_not_run_nor_start_what_failed(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    kept: list[socket.socket] = []
+    machine({f"dux-{name}": ("activating", "exit-code", FULL) for name in DAEMONS} | {
+        "dux-taskd": ("failed", "exit-code", "line 1: unknown key"),
+    })  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        silent(short_tmp, kept, stack)
+        code, text = ctl(capsys, short_tmp, "--timeout", "600", "status")
+    assert code == exits.UNAVAILABLE
+    assert kept == []
+    assert "DOWN  it can't run now and is tried again" in lines_of(text, "flopd")
+    assert "DOWN  it failed and is not tried again" in lines_of(text, "taskd")
+    assert f"dux-flopd: systemd says activating (exit-code): {FULL}" in text
+
+
+def test_a_call_to_a_daemon_that_can_not_run_ends_with_the_reason_long_before_its_timeout(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
+) -> None:
+    kept: list[socket.socket] = []
+    machine({"dux-flopd": ("activating", "exit-code", FULL)})
+    with contextlib.ExitStack() as stack:
+        silent(short_tmp, kept, stack)
+        begun = time.monotonic()
+        code, text = ctl(capsys, short_tmp, "--timeout", "600", "wallet", "balance")
+        assert time.monotonic() - begun < 120
+    assert code == exits.UNAVAILABLE
+    assert len(kept) == 1
+    assert f"dux-flopd can't run: systemd says activating (exit-code): {FULL}" in text
+    assert "at once: systemctl restart dux-flopd" in text
+
+
+def test_a_daemon_that_is_only_slow_is_waited_for(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = threading.Event()
+    seen = reach.known_down
+
+    def looked(names: Sequence[str], run_dir: Path) -> dict[str, DaemonDown]:
+        looks.set()
+        return seen(names, run_dir)
+
+    def answer(connection: socket.socket) -> None:
+        with connection, connection.makefile("rwb") as stream:
+            for line in stream:
+                looks.wait(60)
+                reply = {"jsonrpc": "2.0", "id": json.loads(line)["id"], "result": WELL}
+                stream.write(json.dumps(reply).encode() + b"\n")
+                stream.flush()
+
+    monkeypatch.setattr(reach, "known_down", looked)
+    monkeypatch.setattr("duxcommon.blocking.FIRST_LOOK_S", 0.05)
+    machine({"dux-flopd": ("activating", "success", "")})
+    with listening(short_tmp / "flopd.sock", answer):
+        code, _ = ctl(capsys, short_tmp, "daemon", "status", "flopd")
+    assert (code, looks.is_set()) == (exits.OK, True)
 
 
 def test_a_daemon_whose_package_is_missing_is_installed_instead_of_started(
