@@ -4,13 +4,12 @@ import argparse
 import json
 import secrets
 import shlex
-import sys
 from typing import Any
 
 from duxcommon.errors import InvalidParams
 from duxcommon.money import format_flop, parse_flop
 
-from . import catalogue
+from . import asking, catalogue
 
 SECRETS = ("passphrase",)
 """Parameters that never stand on a command line: they are asked for, or read from standard input."""
@@ -98,13 +97,14 @@ def example(space: str, verb: str, entry: dict[str, Any]) -> str:
     return " ".join([*words, *options])
 
 
-def arguments(entry: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
-    """The method's parameters from the parsed command line; asks for secrets."""
+def arguments(method: str, entry: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """The method's parameters from the parsed command line; asks for secrets. Raises InvalidParams without one."""
+    command = f"dux-ctl {method.replace('.', ' ').replace('_', '-')}"
     params: dict[str, Any] = {}
     for param in entry["params"]:
         name = param["name"]
         if name in SECRETS:
-            params[name] = ask_secret(name)
+            params[name] = asking.secret(name, command)
             continue
         value = getattr(args, name, None)
         if value is not None:
@@ -112,12 +112,3 @@ def arguments(entry: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]
         elif name == "key" and param["required"]:
             params[name] = f"ctl-{secrets.token_hex(12)}"
     return params
-
-
-def ask_secret(what: str) -> str:
-    """A secret from the terminal without echo, or the first line of standard input."""
-    if sys.stdin.isatty():
-        import getpass
-
-        return getpass.getpass(f"{what.capitalize()}: ")
-    return sys.stdin.readline().rstrip("\n")

@@ -196,7 +196,7 @@ def _call(args: argparse.Namespace, control: Control) -> int:
     from . import ids
 
     entry = catalogue.load()["methods"][args.method]
-    params = ids.complete(args.method, generated.arguments(entry, args), control)
+    params = ids.complete(args.method, generated.arguments(args.method, entry, args), control)
     waits = float(params.get("wait_s") or params.get("timeout_s") or 0)
     control.emit_reply(args.method, control.call(args.method, params, timeout=control.timeout + waits))
     return exits.OK

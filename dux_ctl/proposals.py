@@ -3,13 +3,12 @@
 import argparse
 import re
 import secrets
-import sys
 from pathlib import Path
 from typing import Any
 
 from duxcommon.errors import InvalidParams
 
-from . import exits, generated, ids
+from . import asking, exits, generated, ids
 from .control import Control
 
 _PUBKEY = re.compile(r"0[23][0-9a-f]{64}")
@@ -155,7 +154,7 @@ def _reason(args: argparse.Namespace) -> str:
     if args.text_file is None:
         return str(args.text)
     try:
-        return sys.stdin.read() if str(args.text_file) == "-" else args.text_file.read_text(encoding="utf-8")
+        return asking.stdin().read() if str(args.text_file) == "-" else args.text_file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidParams(f"can't read {args.text_file}: {error}", hint="Give a text file in UTF-8.") from None
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from duxcommon.errors import CoreNotReady, InvalidParams, NotAllowed
 
-from . import exits
+from . import asking, exits
 from .control import Control
 
 if TYPE_CHECKING:
@@ -106,14 +106,11 @@ def _pending(plan: "Plan") -> bool:
 
 
 def _agreed(control: Control) -> bool:
-    if control.as_json or not sys.stdin.isatty():
+    if control.as_json or not asking.somebody():
         raise InvalidParams(
             "there is nobody to ask before the change", hint="Add --yes to change, or --check to look only."
         )
-    try:
-        return input("\nChange this? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    return asking.agreed("\nChange this?")
 
 
 def _carry_out(plan: "Plan", shown: dict[str, Any], control: Control) -> int:

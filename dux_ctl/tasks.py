@@ -14,7 +14,7 @@ from typing import Any
 from duxcommon.errors import DuxError, InvalidParams, WalletLocked, from_rpc
 from duxcommon.money import format_flop
 
-from . import exits, generated, ids, screens
+from . import asking, exits, generated, ids, screens
 from .control import Control
 
 INLINE_MAX = 65_536
@@ -90,7 +90,7 @@ def _read(file: Path | None) -> tuple[bytes, str] | None:
     if file is None:
         return None
     try:
-        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        data = asking.stdin().buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise InvalidParams(f"can't read {file}: {error.strerror}", hint="Check the file's name and rights.") from None
     media = mimetypes.guess_type(file.name)[0] or "application/octet-stream"

@@ -11,7 +11,7 @@ from typing import Any
 
 from duxcommon import credential
 from duxcommon.config import load
-from duxcommon.errors import DuxError
+from duxcommon.errors import DuxError, InvalidParams
 
 from .keystore import ARBITER_PATH, GUARDIAN_PATH, MIN_LOG_N, SCRYPT_LOG_N, Keystore, read_passphrase
 from .settings import FlopdSettings
@@ -20,6 +20,7 @@ RANDOM_PASSPHRASE = 43
 """Characters of 256 random bits in base 64, as first boot draws them."""
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
 
 _CARE = """Write these words down on paper, in this order, and keep the paper where nobody finds it.
 Whoever has them has what this node earns and its channels; without them, a broken disk takes those along.
@@ -64,8 +65,12 @@ def main(argv: Sequence[str]) -> int:
     unattended = args.command == "public" or (args.command == "create" and args.unattended)
     if unattended and args.command == "create" and args.restore:
         parser.error("recovery words are typed at a terminal: --restore and --unattended exclude each other")
-    if not unattended and not (sys.stdin.isatty() and sys.stdout.isatty()):
-        print("Recovery words are shown and typed at a terminal only, never through a pipe.", file=sys.stderr)
+    if not unattended and not _at_terminal():
+        print(
+            "Recovery words are shown and typed at a terminal only, never through a pipe.\n"
+            f"  Run it at one: `sudo dux-flopd keystore {args.command}` (over ssh: `ssh -t`).",
+            file=sys.stderr,
+        )
         return EXIT_USAGE
     try:
         settings = load(FlopdSettings, args.config)
@@ -84,14 +89,27 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(error, DuxError):
             print(f"  {error.hint}", file=sys.stderr)
         return EXIT_FAILED
-    except (KeyboardInterrupt, EOFError):
-        return EXIT_FAILED
+    except EOFError:
+        # Everything is asked for before anything is done.
+        print("\nNothing was typed, so nothing was made or shown.\n  Run it again and type it.", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
     return 0
+
+
+def _at_terminal() -> bool:
+    # Python has no stream for what was closed.
+    return all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))
 
 
 def _unattended(settings: FlopdSettings, *, create: bool) -> None:
     """For programs: never asks, never shows anything secret."""
-    passphrase = sys.stdin.buffer.readline(4096).decode("utf-8", "replace").rstrip("\n")
+    line = sys.stdin.buffer.readline(4096) if sys.stdin is not None else b""
+    passphrase = line.decode("utf-8", "replace").rstrip("\n")
+    if not passphrase:
+        raise InvalidParams("no passphrase was given", hint="It is the first line of standard input.")
     path = keystore_path(settings)
     if create:
         # Nobody guesses so many random characters, however quick a guess is; what people think of is stretched.

@@ -201,7 +201,7 @@ def test_words_are_never_written_to_a_pipe(short_tmp: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
-    assert "terminal" in done.stderr
+    assert "Run it at one: `sudo dux-flopd keystore create`" in done.stderr
     assert not (short_tmp / "keystore.json").exists()
 
 
@@ -226,6 +226,32 @@ def test_the_terminal_command_makes_a_keystore_and_shows_its_words(short_tmp: Pa
     keystore.unlock(PASS)
     assert keystore.words.split()[23] in shown.decode()
     assert shown.decode().count(". ") >= 24
+
+
+def test_a_prompt_that_gets_nothing_says_so_and_makes_nothing(short_tmp: Path) -> None:
+    path = config(short_tmp)
+    path.write_text(path.read_text().replace("passphrase_file", "# passphrase_file"))
+    command = [sys.executable, "-m", "dux_flopd", "keystore", "create", "--config", str(path)]
+    terminal, inner = pty.openpty()
+    with subprocess.Popen(command, stdin=inner, stdout=inner, stderr=inner, start_new_session=True) as process:
+        os.close(inner)
+        shown = _read(terminal)
+        os.write(terminal, b"\x04")
+        while chunk := _read(terminal):
+            shown += chunk
+        assert process.wait(60) == 2
+    os.close(terminal)
+    assert "Nothing was typed, so nothing was made or shown." in shown.decode()
+    assert not (short_tmp / "keystore.json").exists()
+
+
+@pytest.mark.parametrize("words", [["create", "--unattended"], ["public"]], ids=" ".join)
+def test_a_program_that_sends_no_passphrase_is_told_so(short_tmp: Path, words: list[str]) -> None:
+    command = [sys.executable, "-m", "dux_flopd", "keystore", *words, "--config", str(config(short_tmp))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["message"] == "no passphrase was given"
+    assert not (short_tmp / "keystore.json").exists()
 
 
 def test_a_keystore_of_a_newer_version_is_named_as_such(short_tmp: Path) -> None:
