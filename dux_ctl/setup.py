@@ -93,7 +93,9 @@ def run(args: argparse.Namespace, control: Control) -> int:
     if not control.as_json:
         print(_changes(plan))
     if not plan.may_change:
-        again = shlex.join(["sudo", "dux-ctl", *sys.argv[1:]])
+        from dux_setup.corecommands import as_root
+
+        again = as_root(shlex.join(["dux-ctl", *sys.argv[1:]]))
         raise NotAllowed("nothing was changed: only root may set this machine's node up", hint=f"Run: {again}")
     if not args.yes and not _agreed(control):
         control.note("Nothing was changed.")

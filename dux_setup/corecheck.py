@@ -9,7 +9,7 @@ from typing import Any, Literal
 from duxcommon.coin.params import CHAINS_BY_GENESIS
 from duxcommon.money import COIN, format_flop
 
-from .corefind import Kind, Listener
+from .corefind import Kind, Listener, user_name
 from .corerpc import DEADLINE_S, WARMUP, CoreClient, CoreTrouble, Login, LoginRefused, NoCore, NotListening, Refused
 
 METHOD_NOT_FOUND, WALLET_MISSING = -32601, -18
@@ -116,7 +116,7 @@ def _listening(question: Question, found: list[Listener], port: int, findings: l
     strangers = sorted({one.uid for one in found} - (question.trusted or frozenset()))
     if question.trusted is None or not strangers:
         return False
-    text = f"port {port} belongs to a program of user {strangers[0]}, who is not Core's; it got no password"
+    text = f"port {port} belongs to a program of user {user_name(strangers[0])}, who is not Core's; it got no password"
     findings.append(Finding("login", "wrong", text, "Stop that program, or name that user's Core with --datadir."))
     return True
 
@@ -144,7 +144,7 @@ def _login(question: Question, port: int, findings: list[Finding]) -> CoreClient
         _logged_in(question, login, findings)
         return client
     if not logins:
-        text, do = "Core runs, but no login for it can be read by you", "Run this with sudo, or as Core's user."
+        text, do = "Core runs, but no login for it can be read by you", "Run this as root, or as Core's user."
     else:
         text, do = (
             f"Core refuses {' and '.join(one.name for one in logins)}",

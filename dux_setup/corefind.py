@@ -102,8 +102,8 @@ class Listener:
 
 
 def person() -> tuple[Path, int]:
-    """Home folder and number of the user at the terminal: who called sudo, else who this process runs as."""
-    name = os.environ.get("SUDO_USER", "") if os.geteuid() == 0 else ""
+    """Home folder and number of the user at the terminal, also behind sudo and su; else who this process runs as."""
+    name = _logged_in() if os.geteuid() == 0 else ""
     try:
         entry = pwd.getpwnam(name) if name else pwd.getpwuid(os.getuid())
     except KeyError:
@@ -111,9 +111,11 @@ def person() -> tuple[Path, int]:
     return Path(entry.pw_dir), entry.pw_uid
 
 
-def other_user(uid: int) -> str:
-    """The name of another user than the one at the terminal; empty for that one."""
-    return "" if uid == person()[1] else user_name(uid)
+def _logged_in() -> str:
+    try:
+        return os.environ.get("SUDO_USER") or os.getlogin()
+    except OSError:
+        return ""  # Nobody did: a service, or a container.
 
 
 def user_name(uid: int) -> str:

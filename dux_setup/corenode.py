@@ -74,7 +74,7 @@ def kept_password(paths: Paths) -> str | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise NotAllowed(f"can't read {password_store(paths)}", hint="Run it with sudo.") from error
+        raise NotAllowed(f"can't read {password_store(paths)}", hint="Run it as root.") from error
     return text or None
 
 

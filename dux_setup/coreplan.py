@@ -16,6 +16,7 @@ from duxcommon.network import NetworkDefinition, load_network
 
 from . import corefiles, corefind, corenode
 from .corecheck import Checked, Finding, Question, check
+from .corecommands import Commands, as_root, commands
 from .coreconf import USER, loopback, parse, ports
 from .corefiles import ConfFile, Target
 from .corefind import KINDS
@@ -27,9 +28,6 @@ from .machine import Machine
 from .paths import Paths
 from .rpcauth import new_password
 from .users import HUMANS
-
-UNIT = "flopcoind.service"
-UNIT_FOLDERS = ("/etc/systemd/system", "/usr/lib/systemd/system", "/usr/local/lib/systemd/system")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Wish:
         """What was typed to mean this Core, without what to do with it."""
         named = [("--chain", self.chain), ("--datadir", self.datadir), ("--conf", self.conf)]
         words = [word for option, value in named if value is not None for word in (option, str(value))]
-        return shlex.join(["sudo", "dux-ctl", "setup", "flopcoin", *words])
+        return as_root(shlex.join(["dux-ctl", "setup", "flopcoin", *words]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class Plan:
     findings: tuple[Finding, ...]
     connects: bool
     """Whether dux-flopd, which is on this chain already, gets another address or password."""
-    commands: "Commands"
+    commands: Commands
     wish: Wish
     may_change: bool
     """Whether this process has the rights to carry it out."""
@@ -97,7 +95,7 @@ def make(paths: Paths, wish: Wish) -> Plan:
     kept = corenode.kept_password(paths) if root else None
     password = kept or new_password()
     conf = corefiles.read_conf(target, password, trust=not root)
-    commands = _commands(target)
+    typed = commands(target)
     others, trouble = corefiles.logins(target, conf)
     kind = target.kind
     fits = node.network is not None and node.network.chain == kind.params.name
@@ -107,9 +105,9 @@ def make(paths: Paths, wish: Wish) -> Plan:
         ports=_ports(target, conf),
         ours=Login(USER, kept, f"the login {USER}") if kept else None,
         others=others,
-        start=commands.start,
-        restart=commands.restart,
-        cli=commands.cli,
+        start=typed.start,
+        restart=typed.restart,
+        cli=typed.cli,
         setup=wish.command,
         wallet=node.wallet if fits else corenode.DEFAULT_WALLET,
         trusted=frozenset({0, os.getuid(), target.folder.uid}),
@@ -120,7 +118,7 @@ def make(paths: Paths, wish: Wish) -> Plan:
     checked = check(question, corefind.listeners)
     findings = [*_files(target, conf, wish.command), *checked.findings]
     if trouble and checked.state("login") != "ok":
-        findings.append(Finding("cookie", "missing", trouble, "Run this with sudo, or as Core's user."))
+        findings.append(Finding("cookie", "missing", trouble, "Run this as root, or as Core's user."))
     findings.append(corenode.finding(node, kind.params.name, checked.port, wish.command))
     connects = (
         fits
@@ -133,7 +131,7 @@ def make(paths: Paths, wish: Wish) -> Plan:
     moves = definition is not None and (node.network is None or node.network.id != definition.id)
     return Plan(
         paths, target, conf, password, checked, node, definition if moves else None,
-        tuple(findings), connects, commands, wish, root,
+        tuple(findings), connects, typed, wish, root,
     )  # fmt: skip
 
 
@@ -158,32 +156,6 @@ def _ports(target: Target, conf: ConfFile) -> list[int]:
     found = ports(parse(conf.text), target.kind.section, target.kind.params.rpc_port)
     written = target.process.options.get("rpcport", "") if target.process else ""
     return [int(written), *found] if written.isascii() and written.isdigit() else found
-
-
-@dataclass(frozen=True, slots=True)
-class Commands:
-    """What to type for this Core."""
-
-    start: str
-    restart: str
-    cli: str
-    """Its client, to be followed by a method."""
-
-
-def _commands(target: Target) -> Commands:
-    options = [f"-datadir={target.folder.path}"]
-    if target.conf != target.folder.path / target.kind.conf:
-        options.append(f"-conf={target.conf}")
-    if target.process is not None and target.process.section is not None:
-        options.append("-regtest" if target.process.section == "regtest" else "-testnet")
-    words = shlex.join(options)
-    other = corefind.other_user(target.folder.uid)
-    prefix = f"sudo -u {shlex.quote(other)} " if other else ""
-    cli = f"{prefix}{target.kind.client} {words}"
-    if any(Path(folder, UNIT).exists() for folder in UNIT_FOLDERS) and "flopcoind" in target.kind.programs:
-        return Commands("sudo systemctl start flopcoind", "sudo systemctl restart flopcoind", cli)
-    start = f"{prefix}{target.program or target.kind.programs[0]} {words} -daemon"
-    return Commands(start, f"{cli} stop; {start}", cli)
 
 
 def _files(target: Target, conf: ConfFile, command: str) -> list[Finding]:

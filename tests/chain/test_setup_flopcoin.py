@@ -27,6 +27,7 @@ from dux_devnet.layout import free_port
 from dux_flopd.keystore import Keystore
 from dux_setup import coreplan, joining, paths
 from dux_setup.corecheck import Question, check
+from dux_setup.corecommands import as_root
 from dux_setup.coreconf import parse
 from dux_setup.corefind import KINDS, listeners
 from dux_setup.coreplan import Plan, Wish
@@ -288,7 +289,7 @@ def test_the_four_commands_of_the_documentation_put_a_node_from_its_trial_networ
         core.paths = node
         try:
             status, said = ctl("--yes")
-            own = f"sudo dux-ctl setup flopcoin --chain {core.chain} --datadir {core.data}"
+            own = as_root(f"dux-ctl setup flopcoin --chain {core.chain} --datadir {core.data}")
             assert (status, f"{own} --network FILE" in said) == (exits.OK, True)
             core.start()
             status, said = ctl("--check")

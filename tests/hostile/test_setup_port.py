@@ -149,5 +149,5 @@ def test_a_program_of_another_user_gets_no_password(tmp_path: Path) -> None:
         other.kill()
         heard = other.stdout.read()
     assert found["login"].state == "wrong"
-    assert "of user 65534, who is not Core's; it got no password" in found["login"].text
+    assert "of user nobody, who is not Core's; it got no password" in found["login"].text
     assert heard == b""

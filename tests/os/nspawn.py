@@ -276,6 +276,15 @@ class Machine:
 
     # --- inside -------------------------------------------------------------------------------------------------
 
+    def entering(self, *command: str, env: Mapping[str, str] | None = None) -> list[str]:
+        """The command line that runs a command as root in the booted machine."""
+        assert self._leader is not None, "it isn't running"
+        variables = [f"{key}={value}" for key, value in {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}.items()]
+        return [
+            "nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--",
+            "/usr/bin/env", "-i", *variables, "setpriv", f"--bounding-set={NOT_INSIDE}", *command,
+        ]  # fmt: skip
+
     def run(
         self, *command: str, user: str | None = None, stdin: str | None = None, limit_s: float = RUN_S,
         check: bool = True, env: Mapping[str, str] | None = None,
@@ -285,14 +294,8 @@ class Machine:
         Raises Failed with its output when it ends with another status than 0 (unless `check` is off) or takes longer
         than `limit_s`.
         """
-        assert self._leader is not None, "it isn't running"
-        become = ["runuser", "-u", user, "--"] if user else []
-        variables = [f"{key}={value}" for key, value in {"PATH": PATH, "LC_ALL": "C.UTF-8", **(env or {})}.items()]
-        shell = [
-            "nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--",
-            "/usr/bin/env", "-i", *variables, "setpriv", f"--bounding-set={NOT_INSIDE}",
-            "timeout", "-k", "5", f"{limit_s:.1f}", *become, *command,
-        ]  # fmt: skip
+        limited = ["timeout", "-k", "5", f"{limit_s:.1f}", *(["runuser", "-u", user, "--"] if user else []), *command]
+        shell = self.entering(*limited, env=env)
         return self._finish(shell, command, stdin, limit_s + 10, check)
 
     def sh(self, script: str, *, user: str | None = None, limit_s: float = RUN_S, check: bool = True) -> str:

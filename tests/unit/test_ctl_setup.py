@@ -16,7 +16,7 @@ import yaml
 
 from dux_ctl import exits, main
 from dux_devnet.layout import free_port
-from dux_setup import corefiles, corefind, corenode, coreplan, paths
+from dux_setup import corecommands, corefiles, corefind, corenode, coreplan, paths
 from dux_setup.coreconf import parse
 from dux_setup.rpcauth import accepts
 from duxcommon.coin.params import CHAINS
@@ -67,6 +67,9 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     made = Machine(tmp_path)
     monkeypatch.setattr(paths, "Paths", lambda: made.paths)
     monkeypatch.setattr(corefind, "processes", lambda kind: [])
+    # As typed by a person who calls sudo.
+    monkeypatch.setattr(corecommands, "as_root", lambda command: f"sudo {command}")
+    monkeypatch.setattr(coreplan, "as_root", corecommands.as_root)
     return made
 
 
@@ -299,7 +302,7 @@ def test_without_root_the_plan_is_shown_with_the_command_that_carries_it_out() -
         shutil.rmtree(home)
     assert done.returncode == exits.NOT_ALLOWED, done.stderr
     assert "Would write" in done.stdout.partition("--- as nobody")[2]
-    assert f"Run: sudo dux-ctl setup flopcoin --datadir {home}/core" in done.stderr
+    assert f"dux-ctl setup flopcoin --datadir {home}/core" in done.stderr.partition("Run: s")[2]
     assert left == []
 
 
@@ -396,8 +399,8 @@ def test_the_unit_in_the_documentation_is_the_service_that_is_found() -> None:
     page = (Path(__file__).parents[2] / "docs" / "flopcoin.md").read_text()
     kind = corefind.KINDS["main"]
     program, *options = page.partition("ExecStart=")[2].splitlines()[0].split()
-    assert f"/etc/systemd/system/{coreplan.UNIT}" in page
-    assert "/etc/systemd/system" in coreplan.UNIT_FOLDERS
+    assert f"/etc/systemd/system/{corecommands.UNIT}" in page
+    assert "/etc/systemd/system" in corecommands.UNIT_FOLDERS
     assert Path(program).parent in {Path(folder) for folder in kind.program_folders}
     assert Path(program).name in kind.programs
     assert f"-datadir={corefind.SERVICE_FOLDER}" in options
@@ -409,10 +412,10 @@ def test_systemd_takes_the_unit_in_the_documentation(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("not run: needs systemd-analyze (Debian package systemd)")
     page = (Path(__file__).parents[2] / "docs" / "flopcoin.md").read_text()
-    unit = tmp_path / coreplan.UNIT
+    unit = tmp_path / corecommands.UNIT
     # Any program that is there: the one that is meant is not part of this project.
     unit.write_text(page.partition("```ini\n")[2].partition("```")[0].replace("/usr/local/bin/flopcoind", "/bin/true"))
     done = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60, check=False
     )
-    assert [line for line in done.stderr.splitlines() if coreplan.UNIT in line] == []
+    assert [line for line in done.stderr.splitlines() if corecommands.UNIT in line] == []
