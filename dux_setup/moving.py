@@ -89,6 +89,10 @@ def undo(paths: Paths, journal: Journal) -> None:
     old = Path(journal.old)
     for item in journal.items:
         here, kept = paths.root / item, old / item
+        for path in (here, kept):
+            # Of a copy that was not finished, or of a source that was being removed.
+            for what in ("part", "gone"):
+                _remove(_beside(path, what))
         if item not in journal.there:
             _set_aside(here, old / "abandoned" / item)
         elif os.path.lexists(kept):
@@ -128,30 +132,56 @@ def _set_aside(source: Path, target: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Move a file or folder with its owners. On another file system the copy gets its name when it is whole."""
+    """Move a file or folder with its owners: at every moment it is whole in one of its places, or in both."""
     target.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         os.rename(source, target)
+        sync_directory(target.parent)
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        _copy(source, target)
-    sync_directory(target.parent)
+        _move_over(source, target)
 
 
-def _copy(source: Path, target: Path) -> None:
-    part = target.with_name(f".{target.name}.part")
-    if part.is_dir():
-        shutil.rmtree(part)
-    done = subprocess.run(
-        ["cp", "--archive", "--no-target-directory", "--", str(source), str(part)],
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COPY_S, check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        raise SwitchFailed(f"{source} could not be copied: {done.stderr.strip()[:300]}")
-    os.sync()
+def _move_over(source: Path, target: Path) -> None:
+    """To another file system: the copy gets its name when it is whole, and the source loses its own before it is less.
+
+    So whatever has the name of an item, is the item.
+    """
+    part, gone = _beside(target, "part"), _beside(source, "gone")
+    _remove(part)
+    _copy(source, part)
+    failpoint.hit("switch:copied")
     os.rename(part, target)
-    if source.is_dir() and not source.is_symlink():
-        shutil.rmtree(source)
+    sync_directory(target.parent)
+    failpoint.hit("switch:placed")
+    _remove(gone)
+    os.rename(source, gone)
+    sync_directory(source.parent)
+    failpoint.hit("switch:gone")
+    _remove(gone)
+    failpoint.hit("switch:removed")
+
+
+def _beside(path: Path, what: str) -> Path:
+    return path.with_name(f".{path.name}.{what}")
+
+
+def _copy(source: Path, part: Path) -> None:
+    for command in (
+        ["cp", "--archive", "--no-target-directory", "--", str(source), str(part)],
+        # All of its file system, errors of writing included.
+        ["sync", "--file-system", "--", str(part.parent)],
+    ):
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COPY_S, check=False
+        )
+        if done.returncode != 0:
+            raise SwitchFailed(f"{source} could not be copied: {done.stderr.strip()[:300]}")
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
     else:
-        source.unlink()
+        path.unlink(missing_ok=True)
