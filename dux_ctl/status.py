@@ -160,7 +160,9 @@ def _trial_chain(found: dict[str, Any]) -> units.Unit | None:
 def _trial_chain_line(unit: units.Unit) -> str:
     if unit.down:
         return f"DOWN  systemd says {unit.state}"
-    return "up: the private trial chain of this machine" if unit.running else "??  systemd does not tell"
+    if not unit.running:
+        return "??  systemd does not tell"
+    return f"up: {unit.said or 'the private trial chain of this machine'}"
 
 
 def _other_version(status: dict[str, Any]) -> bool:

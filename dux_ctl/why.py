@@ -91,7 +91,7 @@ def _service(what: str, control: Control) -> list[str] | None:
     elif seen.down:
         lines += [f"{unit} is down.", *reach.what_to_do({name: reach.stopped(seen)}, run_dir)]
     else:
-        lines.append("It has done its work." if unit == units.FIRST_BOOT else "It runs.")
+        lines.append("It has done its work." if unit == units.FIRST_BOOT else f"It runs. {seen.said}".strip())
     return lines + _journal(unit, control)
 
 

@@ -4,6 +4,7 @@
 section by section. Unknown and duplicate keys are refused with file and line.
 """
 
+import difflib
 import os
 import re
 import stat
@@ -17,6 +18,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from .errors import ConfigError
 
 MAX_CONFIG_BYTES = 1_000_000
+LIKELY = 3
+"""Most keys that are offered for one that is unknown."""
 
 Directory = Annotated[Path, BeforeValidator(lambda value: Path(value) if isinstance(value, str) else value)]
 """A path, written as text."""
@@ -202,21 +205,32 @@ def validate(model: type[M], value: dict[str, Any], where: dict[tuple[str, ...],
         if (said := _renamed(model, path)) is not None:
             message = f"{place}: {key!r} {said}"
         elif first["type"] == "extra_forbidden":
-            known = ", ".join(sorted(model.model_fields)) if len(path) == 1 else ""
-            message = f"{place}: unknown key {key!r}" + (f"; known are: {known}" if known else "")
+            message = f"{place}: unknown key {key!r}{_meant(model, path)}"
         else:
             message = f"{place}: {key}: {first['msg']}" if key else f"{place}: {first['msg']}"
         raise ConfigError(message) from error
 
 
-def _renamed(model: type[BaseModel], path: tuple[str, ...]) -> str | None:
-    """What became of an old key, by the table of the section that it stands in."""
+def _section(model: type[BaseModel], path: tuple[str, ...]) -> Any:
+    """The model of the section that a key stands in; None where that can't be told."""
     section: Any = model
     for part in path[:-1]:
         field = section.model_fields.get(part) if hasattr(section, "model_fields") else None
         section = next((one for one in _models(field.annotation)), None) if field is not None else None
-    table: Mapping[str, str] = getattr(section, "renamed", {})
+    return section
+
+
+def _renamed(model: type[BaseModel], path: tuple[str, ...]) -> str | None:
+    """What became of an old key, by the table of the section that it stands in."""
+    table: Mapping[str, str] = getattr(_section(model, path), "renamed", {})
     return table.get(path[-1]) if path else None
+
+
+def _meant(model: type[BaseModel], path: tuple[str, ...]) -> str:
+    """The keys of the same section that look like it: all of them would hide what is said after."""
+    known = list(getattr(_section(model, path), "model_fields", {}))
+    near = difflib.get_close_matches(path[-1], known, LIKELY)
+    return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -3,7 +3,6 @@
 import argparse
 import asyncio
 import contextlib
-import errno
 import fcntl
 import gc
 import logging
@@ -23,9 +22,10 @@ from . import __version__, failpoint, logs, sdnotify
 from .api.common import Model
 from .clock import CLOCK
 from .config import Settings, load
-from .db import Store, translate
+from .db import Store
 from .errors import AlreadyRunning, ConfigError, DuxError
 from .network import NetworkDefinition, load_network
+from .refusal import bad_configuration, refused
 from .rpc import Client, Server, collect, method, wire
 from .rpc.caller import unknown_groups
 from .rpc.openrpc import document
@@ -33,10 +33,6 @@ from .rpc.openrpc import document
 BACKLOG = 1024
 KEEP_FILE: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 """Python 3.13 would remove the socket's file by itself, even when it is systemd's."""
-EXIT_CONFIG = 78
-"""sysexits' EX_CONFIG: systemd does not restart a daemon over what trying again can't help."""
-FOR_GOOD = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG)
-"""What the machine refuses until somebody mends it."""
 
 
 class DaemonStatus(Model):
@@ -322,10 +318,7 @@ def run(daemon: type[Daemon], argv: Sequence[str]) -> int:
             return 0
         logs.setup(daemon.name, settings.log_level, settings.log_dir)
     except (DuxError, OSError) as error:
-        hint = getattr(error, "hint", "")
-        print(f"dux-{daemon.name}: {error}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
-        _tell_systemd(str(error), hint)
-        return EXIT_CONFIG
+        return bad_configuration(daemon.name, error)
 
     async def main() -> int:
         return await daemon(settings, network, args.config).run()
@@ -335,27 +328,4 @@ def run(daemon: type[Daemon], argv: Sequence[str]) -> int:
     try:
         return asyncio.run(main())
     except (DuxError, OSError) as error:
-        return _refused(daemon.name, error, settings.state_dir)
-
-
-def _refused(name: str, error: DuxError | OSError, state: Path) -> int:
-    """Say why a daemon can't run, in the log and to systemd; its exit status."""
-    known = translate(error)
-    if isinstance(known, DuxError):
-        message, hint, kind = known.message, known.hint, known.name
-        # Another process that holds the socket or the database may end by itself.
-        later = known.retry or isinstance(known, AlreadyRunning)
-        if isinstance(error, OSError):
-            message = f"{message} (the state is in {state})"
-    else:
-        # What the machine refuses: a port in use, a directory of somebody else.
-        message, hint, kind = str(error), "", type(error).__name__
-        later = not (isinstance(error, OSError) and error.errno in FOR_GOOD)
-    logging.getLogger(name).warning(f"can't run: {message}", extra={"error": kind, "hint": hint})
-    _tell_systemd(message, hint)
-    return 1 if later else EXIT_CONFIG
-
-
-def _tell_systemd(message: str, hint: str) -> None:
-    """`systemctl status` and `dux-ctl status` show it until the next start."""
-    sdnotify.notify("STATUS=" + " ".join(f"can't run: {message}. {hint}".split()))
+        return refused(daemon.name, error, settings.state_dir)

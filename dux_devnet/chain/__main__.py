@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from duxcommon import __version__, sdnotify
+from duxcommon.db import translate
+from duxcommon.errors import DuxError
 
 from . import faucet
 from .pace import Pace
@@ -90,12 +92,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.check:
         command.error("--check goes with --config")
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    with only_one(options.datadir):
-        try:
+    try:
+        with only_one(options.datadir):
             asyncio.run(serve(options.datadir, options.bind, options.port, options.dialect, options.auto_mine))
-        except (OSError, sqlite3.Error) as error:
-            log.critical("%s", error)  # a port that is taken, a folder that can't be written, a broken file
-            return 1
+    except (DuxError, OSError, sqlite3.Error) as error:
+        known = translate(error)  # a port that is taken, a folder that can't be written, a broken file
+        log.critical("%s%s", known, f"\n  {known.hint}" if isinstance(known, DuxError) else "")
+        return 1
     return 0
 
 

@@ -34,6 +34,8 @@ from .wallets import Confirmation, Wallets
 
 log = logging.getLogger("devchain")
 
+CHAIN_FILE = "chain.sqlite"
+"""In the data folder: blocks, coins and wallets."""
 _UNSPENDABLE = b"\x6a"
 Transaction = tuple[Tx, bytes, bytes]
 """Parsed, id, bytes."""
@@ -43,7 +45,7 @@ class Node:
     """One chain with its mempool and wallets, used from one thread."""
 
     def __init__(self, datadir: Path) -> None:
-        self.store = Store(datadir / "chain.sqlite")
+        self.store = Store(datadir / CHAIN_FILE)
         self.wallets = Wallets(self.store)
         self.mempool = Mempool()
         self.syncing = False

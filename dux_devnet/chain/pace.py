@@ -7,6 +7,10 @@ import sqlite3
 import time
 from collections.abc import Callable
 
+from duxcommon import sdnotify
+from duxcommon.db import translate
+from duxcommon.errors import DuxError
+
 from .node import Node
 
 log = logging.getLogger("devchain")
@@ -29,6 +33,7 @@ class Pace:
         self._script = script
         self._grew = mempool_grew
         self._last_grew: float | None = None
+        self._trouble = ""
 
     def seconds(self) -> float:
         """Until the next block at the latest."""
@@ -50,5 +55,21 @@ class Pace:
                     self._node.mine(self._script(self._node))
             except sqlite3.Error as error:
                 # A full disk must not end the mining for good.
-                log.error("no block was made: %s", error)
+                await self._tell(translate(error))
                 await asyncio.sleep(longest)
+            else:
+                await self._tell(None)
+
+    async def _tell(self, error: BaseException | None) -> None:
+        """Say in the log and to systemd why no block was made, or that blocks are made again."""
+        trouble = str(error or "")
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        if error is not None:
+            hint = error.hint if isinstance(error, DuxError) else ""
+            log.error("no block is made: %s", trouble, extra={"hint": hint})
+            await asyncio.to_thread(sdnotify.notify, f"STATUS=no block is made: {trouble}. {hint}")
+        else:
+            log.info("blocks are made again")
+            await asyncio.to_thread(sdnotify.notify, "STATUS=")

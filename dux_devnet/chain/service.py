@@ -1,27 +1,31 @@
 """dux-devchain as a service: its configuration, users and door to other machines, reload, watchdog."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 import sqlite3
 import ssl
-import sys
 from pathlib import Path
 
 from duxcommon import logs, sdnotify
-from duxcommon.daemon import EXIT_CONFIG
 from duxcommon.errors import ConfigError, DuxError
+from duxcommon.refusal import bad_configuration, refused
 
 from . import faucet
 from .pace import Pace
-from .running import only_one, running
+from .running import only_one, port_free, running
 from .server import Server
 from .settings import DevchainSettings, load_settings, load_users, tls_context
 from .users import Users
 
 log = logging.getLogger("devchain")
 
+_STOP = "Stop what listens there (`ss -ltnp`, as root, names it): it is tried again by itself."
+PORT_HINT = (
+    f"{_STOP} Or set another `port` in /etc/duxnet/devchain.d/20-port.yaml and the same in `core: url` in "
+    "/etc/duxnet/flopd.d/20-port.yaml."
+)
+LISTEN_HINT = f"{_STOP} It is the port of `listen`, for other machines: `dux-ctl network host --off` gives it up."
 FIXED = ("datadir", "port", "log_dir")
 """Settings that can't change while the chain runs."""
 
@@ -38,13 +42,13 @@ class Service:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises OSError and ConfigError for what can't be opened."""
+        """Serve until SIGTERM or SIGINT. Raises DuxError, OSError and sqlite3.Error for what can't be opened."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         settings = self._settings
-        async with running(settings.datadir, "127.0.0.1", settings.port, "flopcoin") as server:
+        async with running(settings.datadir, "127.0.0.1", settings.port, "flopcoin", PORT_HINT) as server:
             server.users = self._users
             self._pace = Pace(
                 server.node,
@@ -106,9 +110,13 @@ def _open(server: Server, settings: DevchainSettings, context: ssl.SSLContext) -
     assert settings.listen is not None
     host, _, port = settings.listen.rpartition(":")
     try:
-        opened = server.open_tls(host.strip("[]"), int(port), context)
+        with port_free(host, int(port), LISTEN_HINT):
+            opened = server.open_tls(host.strip("[]"), int(port), context)
     except OSError as error:
-        raise ConfigError(f"can't listen on {settings.listen}: {error.strerror or error}") from error
+        raise ConfigError(
+            f"can't listen on {settings.listen}: {error.strerror or error}",
+            hint="Set `listen` to an address of this machine, such as 0.0.0.0:32554, or `dux-ctl network host --off`.",
+        ) from error
     log.info("other machines are served on %s, port %d", host, opened)
 
 
@@ -128,19 +136,12 @@ def main(path: Path, *, check: bool) -> int:
             return 0
         logs.setup("devchain", settings.log_level, settings.log_dir)
     except (DuxError, OSError) as error:
-        hint = getattr(error, "hint", "")
-        print(f"dux-devchain: {error}" + (f"\n  {hint}" if hint else ""), file=sys.stderr)
-        return EXIT_CONFIG
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(only_one(settings.datadir))
+        return bad_configuration("devchain", error)
+    try:
+        with only_one(settings.datadir):
             asyncio.run(_run(path, settings, users, context))
-        except ConfigError as error:
-            log.critical("%s", error)
-            return EXIT_CONFIG
-        except (OSError, sqlite3.Error) as error:
-            log.critical("%s", error)  # a port that is taken, a folder that can't be written, a broken file
-            return 1
+    except (DuxError, OSError, sqlite3.Error) as error:
+        return refused("devchain", error, settings.datadir)
     return 0
 
 

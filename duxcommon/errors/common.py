@@ -83,7 +83,10 @@ class DiskFull(DuxError):
 
 class ConfigError(DuxError):
     code = 1008
-    hint_default = "Mend the line that is named, then start the daemon again or `systemctl reload` it."
+    hint_default = (
+        "Mend what is named, then start the daemon again or `systemctl reload` it. All settings: "
+        "/usr/share/doc/dux-common/settings.md"
+    )
 
 
 class AlreadyRunning(DuxError):
@@ -160,6 +163,12 @@ class ClockWrong(DuxError):
 class VersionMismatch(RemoteError):
     code = 1024
     hint_default = "Bring all packages to one version (`apt full-upgrade`), then `systemctl restart dux.target`."
+
+
+class PortTaken(DuxError):
+    code = 1025
+    hint_default = "Stop what listens there (`ss -ltnp`, as root, names it), or set another port; it is tried again."
+    retry = True
 
 
 class NetworkMissing(DuxError):

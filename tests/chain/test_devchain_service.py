@@ -304,14 +304,38 @@ def test_sighup_takes_users_and_listen_and_keeps_the_old_where_the_new_is_bad(tm
         assert chain.ask("getblockhash", 0, user="other") == DEVNET.genesis
 
 
-def test_a_port_in_use_ends_the_start_with_the_reason(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("setting", "value", "hint"),
+    [("port", "{port}", "set another `port` in /etc/duxnet/devchain.d/20-port.yaml"),
+     ("listen", "127.0.0.1:{port}", "`dux-ctl network host --off`")],
+    ids=["port", "listen"],
+)  # fmt: skip
+def test_a_port_that_is_taken_is_named_with_its_setting_and_tried_again(
+    tmp_path: Path, setting: str, value: str, hint: str
+) -> None:
     with socket.socket() as taken, ChainService(tmp_path, tls=True) as chain:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        chain.reconfigure(listen=f"127.0.0.1:{taken.getsockname()[1]}")
+        port = taken.getsockname()[1]
+        chain.reconfigure(**{setting: yaml.safe_load(value.format(port=port))})
+        chain.start(wait=False)
+        # systemd tries again after 1, never after 78.
+        assert chain.wait(60) == 1
+        (line,) = [line for line in chain.lines() if line["message"].startswith("can't run")]
+        assert (line["message"], line["error"]) == (
+            f"can't run: port {port} of 127.0.0.1 is taken by another program", "PortTaken",
+        )  # fmt: skip
+        assert hint in line["hint"]
+        assert any(f"STATUS={line['message']}. {line['hint']}" in message for message in chain.told())
+
+
+def test_a_second_chain_on_the_same_folder_is_told_that_there_is_one(tmp_path: Path) -> None:
+    with ChainService(tmp_path) as chain:
+        chain.start()
         done = check(tmp_path)
-        assert done.returncode == 78
-        assert "can't listen on 127.0.0.1" in done.stderr
+        assert done.returncode == 1
+        assert "dux-devchain is probably already running" in done.stderr
+        assert "AlreadyRunning" in done.stderr
 
 
 def test_systemd_hears_of_the_start_of_every_sign_of_life_and_of_the_end(tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ DAEMONS: dict[str, type[Daemon]] = {
     "sandbox": SandboxDaemon,
 }
 IN_FILE: dict[str, tuple[str, str]] = {
-    "an unknown key": ("no_such_key: 1\n", "unknown key 'no_such_key'; known are: "),
+    "an unknown key": ("no_such_key: 1\n", "unknown key 'no_such_key'"),
+    "a misspelt key": ("drein_s: 1\n", "unknown key 'drein_s'; did you mean 'drain_s'?"),
     "a wrong type": ("drain_s: soon\n", "drain_s: Input should be a valid integer"),
     "a wrong unit": ("drain_s: 10 s\n", "drain_s: Input should be a valid integer"),
     "out of bounds": ("drain_s: 100000\n", "drain_s: Input should be less than or equal to 300"),

@@ -116,7 +116,7 @@ def test_a_caller_without_the_right_group_is_refused_and_told_which_one(
 ) -> None:
     reply = call_as(daemon, method, uid=FREE_UID, gid=FREE_UID)
     assert_not_allowed(reply, f"user {FREE_UID} may not call {method} (needs group {group})")
-    assert f"`usermod -aG {group.split()[0]} {FREE_UID}`; then log in again" in reply["error"]["data"]["hint"]
+    assert f"`usermod -aG {group.split(maxsplit=1)[0]} {FREE_UID}`; then log in again" in reply["error"]["data"]["hint"]
 
 
 def test_a_refused_caller_learns_nothing_of_the_parameters(daemon: DaemonProcess) -> None:

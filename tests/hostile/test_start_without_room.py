@@ -9,12 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from devchain_service_kit import ChainService
 
+from dux_devnet.network import wait_until
 from duxcommon.coin.params import CHAINS
 from duxcommon.identity import Identity
 from duxcommon.network import dump_network
@@ -149,3 +151,48 @@ def test_a_read_only_disk_at_the_start_is_named_and_left_behind_once_it_can_be_w
         node.start()
         assert not [n for n in node.call("daemon.status")["notes"] if "written" in n]
         assert node.stop() == 0
+
+
+# --- the trial chain, which is no daemon of six and says the same -----------------------------------------------------
+
+
+def trial_chain(folder: Path, disk: Path) -> ChainService:
+    """With all that it keeps on the small disk."""
+    (disk / "log").mkdir()
+    return ChainService(folder, datadir=str(disk / "chain"), log_dir=str(disk / "log"))
+
+
+@pytest.mark.parametrize("trouble", [full, read_only])
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_trial_chain_without_room_names_it_and_runs_once_there_is_some(
+    short_tmp: Path, disk: Path, trouble: Callable[[Path], contextlib.AbstractContextManager[None]], fresh: bool
+) -> None:
+    with trial_chain(short_tmp, disk) as chain:
+        if not fresh:
+            chain.start()
+            chain.stop()
+            chain.error_file.write_text("")
+        with trouble(disk):
+            said = refusal(chain)
+        assert said is not None
+        assert said["error"] == ("DiskFull" if trouble is full else "DiskReadOnly")
+        assert str(disk) in said["message"]
+        (told,) = {message for message in chain.told() if "can't run" in message}
+        assert said["hint"] in told
+        chain.start()
+        assert chain.stop() == 0
+
+
+def no_block(message: str) -> bool:
+    return message.startswith("STATUS=no block is made: the database can't be written")
+
+
+def test_a_trial_chain_that_finds_no_room_for_a_block_says_so_and_goes_on_later(short_tmp: Path, disk: Path) -> None:
+    with trial_chain(short_tmp, disk) as chain:
+        chain.reconfigure(busy_block_s=0.1, idle_block_s=0.1)
+        chain.start()
+        with full(disk):
+            wait_until(lambda: any(map(no_block, chain.told())), 60, "systemd to hear of the block that was not made")
+            assert "Free some space" in next(filter(no_block, chain.told()))
+        chain.wait_message("STATUS=")
+        assert chain.stop() == 0
