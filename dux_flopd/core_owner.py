@@ -44,8 +44,8 @@ def check(connection: socket.socket, run_by: str | None) -> None:
 
     Raises ConnectionAbortedError when that can't be told, as when the other end is gone again.
     """
-    found = servers(connection, sockets())
     port = connection.getpeername()[1]
+    found = servers(connection, sockets(port=port, peer_port=connection.getsockname()[1]))
     if not found:
         raise ConnectionAbortedError(f"it can't be told whose program answered on port {port}")
     strangers = sorted(uid for uid in found if uid >= PEOPLE and uid != os.geteuid() and _name(uid) != run_by)

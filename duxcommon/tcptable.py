@@ -21,16 +21,25 @@ class TcpSocket:
     uid: int
 
 
-def sockets(net: Path = Path("/proc/self/net")) -> list[TcpSocket]:
-    """All of them, as far as the kernel tells; see proc_net_tcp in its documentation."""
+def sockets(
+    net: Path = Path("/proc/self/net"), *, port: int | None = None, peer_port: int | None = None
+) -> list[TcpSocket]:
+    """All of them as far as the kernel tells, see proc_net_tcp in its documentation; there may be thousands.
+
+    With `port`, those on that port of this machine; with `peer_port`, of these those that listen or lead to that port.
+    """
     found = []
+    here = "" if port is None else f":{port:04X}"
+    there = ("",) if peer_port is None else (f":{peer_port:04X}", ":0000")
     for name in ("tcp", "tcp6"):
         try:
             lines = (net / name).read_text(encoding="ascii").splitlines()[1:]
         except OSError:
             continue
         for line in lines:
-            words = line.split()
+            words = line.split(maxsplit=8)
+            if not (words[1].endswith(here) and words[2].endswith(there)):
+                continue
             found.append(TcpSocket(words[3], *_endpoint(words[1]), *_endpoint(words[2]), int(words[7])))
     return found
 

@@ -11,6 +11,7 @@ import hmac
 import inspect
 import logging
 import os
+import re
 import secrets
 import ssl
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from .errors import RpcError
 from .faults import Faults, Mode
 from .listener import MAX_BATCH, SILENCE_S, Connection, Listener
 from .listener import MAX_REQUEST as MAX_GUEST_REQUEST
+from .local import LocalDoor
 from .node import Node
 from .registry import COMMANDS, Call, Dialect, bind, lookup
 from .users import Guest, Users
@@ -36,6 +38,7 @@ log = logging.getLogger("devchain")
 _IDLE_S = 30.0  # Core closes a connection that is idle for so long
 _MAX_REQUEST = 32 * 1024 * 1024
 _HANDLER_MODULES = (rpc_chain, rpc_devchain, rpc_history, rpc_tx, rpc_wallet)  # imported for their declarations
+_AUTHORIZATION = re.compile(rb"\r\nauthorization:[ \t]*([^\r\n]*)", re.IGNORECASE)
 _STATUS = {errors.INVALID_REQUEST: 400, errors.METHOD_NOT_FOUND: 404}
 
 
@@ -78,6 +81,7 @@ class Server:
         self._secret = f"__cookie__:{secrets.token_hex(32)}"
         self._closing = asyncio.Event()
         self._runner: web.AppRunner | None = None
+        self._local: LocalDoor | None = None
         self._listener: Listener | None = None
 
     async def start(self, host: str, port: int) -> int:
@@ -88,11 +92,12 @@ class Server:
         logging.getLogger("aiohttp.server").addFilter(_BadHttp())
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, keepalive_timeout=_IDLE_S)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
-        await site.start()
+        assert self._runner.server is not None
+        local = LocalDoor(self._runner.server, self._logs_in)
+        opened = local.open(host, port)
+        self._local = local
         write_private(self.cookie, self._secret)
-        addresses: list[Any] = self._runner.addresses
-        return int(addresses[0][1])
+        return opened
 
     def open_tls(self, host: str, port: int, context: ssl.SSLContext) -> int:
         """Serve users on other machines; the port. Raises OSError. `start` comes first."""
@@ -118,19 +123,33 @@ class Server:
         self.node.stopping = True
         self._closing.set()
         await self.close_tls()
+        if self._local is not None:
+            await self._local.shut()
         if self._runner is not None:
+            # Whoever waits for an answer gets it, within a second.
             await self._runner.cleanup()
+        if self._local is not None:
+            await self._local.close()
         with contextlib.suppress(FileNotFoundError):
             self.cookie.unlink()
 
     # --- one HTTP request
 
+    def _logs_in(self, head: bytes) -> bool:
+        """Whether a request's head, which is not parsed yet, holds a good login for this machine's door."""
+        found = _AUTHORIZATION.search(head)
+        credentials = _credentials(found[1].decode("latin-1")) if found is not None else b""
+        return hmac.compare_digest(credentials, self._secret.encode()) or self.users.login(credentials) is not None
+
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         remote = self._listener.connection(request.transport) if self._listener is not None else None
-        with _in_use(remote):
-            return await self._answer(request, remote)
+        local = self._local.connection(request.transport) if self._local is not None else None
+        with _in_use(remote or local, request):
+            return await self._answer(request, remote, local)
 
-    async def _answer(self, request: web.Request, remote: Connection | None) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, remote: Connection | None, local: Connection | None
+    ) -> web.StreamResponse:
         if request.method != "POST":
             return web.Response(status=405, text="JSONRPC server handles only POST requests")
         credentials = _credentials(request.headers.get("Authorization", ""))
@@ -139,6 +158,8 @@ class Server:
         guest = None if owner else self.users.login(credentials)
         if not owner and guest is None:
             return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="jsonrpc"'})
+        if local is not None and self._local is not None:
+            self._local.knows(local, guest.name if guest is not None else "")
         name = request.match_info.get("name")
         wallet = None if name is None else unquote(name)
         if guest is not None and not guest.may_use(wallet):
@@ -254,7 +275,7 @@ def _credentials(header: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _in_use(connection: Connection | None) -> Iterator[None]:
+def _in_use(connection: Connection | None, request: web.Request) -> Iterator[None]:
     """While a request of a connection is carried out."""
     if connection is not None:
         connection.busy()
@@ -262,7 +283,7 @@ def _in_use(connection: Connection | None) -> Iterator[None]:
         yield
     finally:
         if connection is not None:
-            connection.idle()
+            connection.idle(whole=request.content.is_eof())
 
 
 def _parse(body: Any) -> tuple[str, Any]:

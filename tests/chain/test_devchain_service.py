@@ -222,6 +222,15 @@ def test_other_machines_are_served_by_tls_1_3_alone_with_a_certificate_that_name
             context.wrap_socket(raw, server_hostname=name)
 
 
+def test_an_address_that_the_machine_gets_only_later_is_listened_on_from_the_start(tmp_path: Path) -> None:
+    """At boot the network may come after the chain; 192.0.2.0/24 is for documents, and nobody's."""
+    with ChainService(tmp_path, tls=True) as late:
+        late.reconfigure(listen="192.0.2.7:32554")
+        late.start()
+        assert late.said("other machines are served on 192.0.2.7")
+        assert late.ask("getblockhash", 0) == DEVNET.genesis
+
+
 # --- configuration
 
 

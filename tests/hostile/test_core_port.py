@@ -127,7 +127,7 @@ def test_who_listens_counts_as_long_as_nobody_has_accepted(address: str) -> None
 
 
 def test_where_the_kernel_does_not_tell_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(core_owner, "sockets", list)
+    monkeypatch.setattr(core_owner, "sockets", lambda **_: [])
     with socket.create_server(("127.0.0.1", 0)) as server:
         assert isinstance(ask(server.getsockname()[1], tmp_path), ChainDown)
         server.settimeout(5)
