@@ -7,7 +7,8 @@ from unittest.mock import patch
 
 from dux_airdropd.daemon import AirdropDaemon
 from dux_ctl import catalogue, exits
-from dux_ctl.main import OWN, build_parser
+from dux_ctl.helptexts import OWN
+from dux_ctl.main import build_parser
 from dux_devnet.chain.__main__ import parser as chain_parser
 from dux_devnet.main import build_parser as devnet_parser
 from dux_escrowd.daemon import EscrowDaemon

@@ -12,35 +12,12 @@ from typing import Any, NoReturn
 from duxcommon import __version__
 from duxcommon.errors import DuxError, InvalidParams, VersionMismatch
 
-from . import catalogue, exits, generated
+from . import catalogue, exits, generated, helptexts
 from .control import DAEMONS, Control, default_run_dir
+from .helptexts import NAMESPACES, OWN
 
 Verb = Callable[[argparse.Namespace, Control], int]
 
-EXAMPLES = """\
-examples:
-  dux-ctl status
-  dux-ctl wallet balance
-  dux-ctl app search upscale
-  dux-ctl task run image-upscale photo.png --set factor=2 --output big.png
-  dux-ctl why image-upscale
-"""
-OWN = {
-    "status": "show how this node is, all daemons at once",
-    "why": "explain a task, payment, channel, app, node, proposal, payout key, daemon, error, or the airdrop",
-    "audit": "prove that chain, channels, payments and books agree to the koinu",
-    "demo": "pay a second, temporary node for a task, and be paid by it; coins of a trial network only",
-    "setup": "connect a Flopcoin Core on this machine",
-    "completion": "print what makes the shell complete dux-ctl's words: `eval` it",
-}
-OWN_EXAMPLES = {
-    "status": "dux-ctl status",
-    "why": "dux-ctl why image-upscale",
-    "audit": "dux-ctl audit",
-    "demo": "dux-ctl demo",
-    "setup": "dux-ctl setup flopcoin --check",
-    "completion": "dux-ctl completion bash",
-}
 OWN_VERBS = {
     "app": "apps",
     "network": "networks",
@@ -50,30 +27,6 @@ OWN_VERBS = {
     "proposal": "proposals",
 }
 """Namespaces with verbs that take more than a call → the module that adds them."""
-NAMESPACES = {
-    "app": "the store: publish, search and show apps; init and test for sellers",
-    "wallet": "balance, addresses, sending, history, unlock",
-    "chain": "the chain that this node follows",
-    "key": "this node's coin keys",
-    "tx": "transactions of this node",
-    "channel": "payment channels to and from other nodes",
-    "payment": "single payments inside channels",
-    "books": "the double-entry books of this node",
-    "task": "run apps on other nodes, follow and cancel tasks",
-    "provider": "what this machine lends to others",
-    "sandbox": "the worker that runs strangers' programs",
-    "node": "nodes of the network, and this one",
-    "peer": "connections to other nodes",
-    "directory": "the shared directory of signed records",
-    "blob": "payloads by their hash",
-    "fund": "the community fund",
-    "airdrop": "the fund's rounds: what is next, who has a share, what one costs, verifying them",
-    "param": "the voted parameters: in force, history, verifying them",
-    "proposal": "changes of the rules: propose, vote, see what one would have done",
-    "network": "the network that this node is on",
-    "daemon": "a daemon itself",
-    "rpc": "descriptions of the daemons' methods",
-}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -111,6 +64,22 @@ def _common(parser: argparse.ArgumentParser, top: bool) -> None:
     )
 
 
+def _wrapped(text: str) -> str:
+    import textwrap
+
+    return textwrap.fill(text, 100)
+
+
+def _examples(commands: Sequence[str]) -> str:
+    if len(commands) == 1:
+        return f"example: {commands[0]}"
+    return "\n".join(["examples:", *(f"  {command}" for command in commands)])
+
+
+def _first_example(space: str, method: str) -> str:
+    return generated.example(space, method.split(".")[1].replace("_", "-"), catalogue.load()["methods"][method])
+
+
 def _add_own(name: str, parser: argparse.ArgumentParser) -> None:
     if name == "status":
         from .status import run as status
@@ -119,7 +88,12 @@ def _add_own(name: str, parser: argparse.ArgumentParser) -> None:
     elif name == "why":
         from .why import run as why
 
-        parser.add_argument("what", help="an id, a name, a payout key, an error's name or code, or airdrop")
+        parser.add_argument(
+            "what",
+            metavar="WHAT",
+            help="an id, the name of an app, a node or a daemon (also devchain, firstboot), a payout key, an error's "
+            "name or code, or airdrop",
+        )
         parser.set_defaults(run=why)
     elif name == "audit":
         from .audit import run as audit
@@ -173,7 +147,9 @@ def _add_namespace(name: str, methods: list[str], parser: argparse.ArgumentParse
         sub = verbs.add_parser(
             verb,
             help=entry["summary"],
-            description=f"{entry['summary']}\n\n{entry['description']}".strip(),
+            description="\n\n".join(
+                filter(None, (entry["summary"], entry["description"], helptexts.BY_ACCESS[entry["access"]]))
+            ),
             epilog=f"example: {generated.example(name, verb, entry)}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
@@ -217,8 +193,11 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
     """The parser; only the subcommand `wanted` is filled in (None: all), so that start-up stays short."""
     parser = _Parser(
         prog="dux-ctl",
-        description="Talk to the daemons of this Dux OS node.",
-        epilog=EXAMPLES,
+        description=_wrapped(
+            "Talk to the daemons of this Dux OS node. Members of the group duxnet may look, those of dux-spend may "
+            "spend as well, root may do everything; `dux-ctl COMMAND --help` says what a command needs."
+        ),
+        epilog=helptexts.EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _common(parser, top=True)
@@ -226,14 +205,25 @@ def build_parser(wanted: str | None) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
     for name, text in OWN.items():
         sub = commands.add_parser(
-            name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {OWN_EXAMPLES[name]}"
+            name,
+            help=text,
+            description=_wrapped(f"{text[0].upper()}{text[1:]}. {helptexts.OWN_NEEDS[name]}"),
+            epilog=_examples(helptexts.OWN_EXAMPLES[name]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         if wanted in (None, name):
             _add_own(name, sub)
             _common(sub, top=False)
     for name, methods in sorted(catalogue.namespaces().items()):
-        sub = commands.add_parser(name, help=NAMESPACES[name], description=NAMESPACES[name].capitalize() + ".")
+        text, need = NAMESPACES[name], helptexts.NAMESPACE_NEEDS.get(name, helptexts.NAMESPACE_NEED)
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=_wrapped(f"{text[0].upper()}{text[1:]}. {need}"),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         if wanted in (None, name):
+            sub.epilog = _examples(helptexts.NAMESPACE_EXAMPLES.get(name) or [_first_example(name, methods[0])])
             _add_namespace(name, methods, sub)
     return parser
 

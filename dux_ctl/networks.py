@@ -14,15 +14,15 @@ from .control import Control
 
 HOST = """\
 Opens the trial network that this machine runs to other machines, and writes an invitation for them. The coins of this
-network have no value. Doing it again writes the same invitation.
+network have no value. Doing it again writes the same invitation. Needs root.
 """
 JOIN = """\
 Moves this machine to the trial network of an invitation, with fresh keys. What the node has now is moved aside, not
-deleted. If anything fails, or after Ctrl-C, the node is put back on its old network.
+deleted. If anything fails, or after Ctrl-C, the node is put back on its old network. Needs root.
 """
 LEAVE = """\
 Moves this machine back to a trial network of its own, with fresh keys. What the node has now is moved aside, not
-deleted. A machine that is on its own already stays as it is, unless --yes says to begin anew.
+deleted. A machine that is on its own already stays as it is, unless --yes says to begin anew. Needs root.
 """
 OWN_ALREADY = (
     "This machine is on a trial network of its own already; nothing was changed.\n"

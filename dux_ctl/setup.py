@@ -23,6 +23,8 @@ It shows what it would change and asks first; the old configuration is kept besi
 
 With --network it then puts this node on that network. What the node had on its old one is moved aside, not deleted.
 Without --network the node stays on the network that it is on.
+
+With --check it only looks, which anybody may; what it changes needs root.
 """
 EXAMPLES = """\
 examples:

@@ -84,8 +84,8 @@ class DiskFull(DuxError):
 class ConfigError(DuxError):
     code = 1008
     hint_default = (
-        "Mend what is named, then start the daemon again or `systemctl reload` it. All settings: "
-        "/usr/share/doc/dux-common/settings.md"
+        "Mend what is named, then start the daemon again or `systemctl reload` it (all settings: "
+        "/usr/share/doc/dux-common/settings.md)."
     )
 
 

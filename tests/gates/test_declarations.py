@@ -13,7 +13,8 @@ from jsonschema import Draft202012Validator
 from pydantic import BaseModel
 
 from dux_ctl import catalogue
-from dux_ctl.main import OWN, build_parser
+from dux_ctl.helptexts import OWN
+from dux_ctl.main import build_parser
 from duxcommon.api.common import Model
 from duxcommon.config import Access
 from duxcommon.daemon import CommonMethods

@@ -1,5 +1,6 @@
 """What dux-ctl prints for people, and for programs, without any daemon."""
 
+import argparse
 import json
 import os
 import pty
@@ -7,6 +8,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,43 @@ def test_a_slip_is_named_with_what_was_probably_meant_and_as_json_where_asked(wo
     error = json.loads(machine.stdout)["error"]
     assert says in error["message"]
     assert error["data"]["name"] == "InvalidParams"
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for sub in action.choices.values():
+                yield from parsers(sub)
+
+
+def test_every_page_of_help_has_an_example() -> None:
+    pages = list(parsers(main.build_parser(None)))
+    assert len(pages) > 100
+    assert [page.prog for page in pages if not re.search(r"^examples?:", page.epilog or "", re.MULTILINE)] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "needs"),
+    [
+        ("", "those of dux-spend may spend as well, root may do everything"),
+        ("status", "Needs the group duxnet."),
+        ("why", "shown to root and the groups adm and systemd-journal"),
+        ("demo", "Needs the groups duxnet and dux-spend."),
+        ("setup", "what it changes needs root"),
+        ("setup flopcoin", "what it changes needs root"),
+        ("network", "`show` needs the group duxnet; `host`, `join` and `leave` need root"),
+        ("network show", "Needs the group duxnet."),
+        ("network host", "Needs root."),
+        ("network join", "Needs root."),
+        ("network leave", "Needs root."),
+        ("wallet send", "Needs the groups duxnet and dux-spend."),
+        ("wallet unlock", "Needs the groups duxnet and dux-admin, or root."),
+    ],
+)
+def test_the_help_says_what_a_command_needs(words: str, needs: str) -> None:
+    (page,) = [one for one in parsers(main.build_parser(None)) if one.prog == f"dux-ctl {words}".strip()]
+    assert needs in " ".join((page.description or "").split())
 
 
 def test_status_where_no_node_runs_says_so_once(short_tmp: Path) -> None:
