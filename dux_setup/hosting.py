@@ -40,13 +40,16 @@ class Hosting(Model):
     addresses: list[str]
     given: bool
     """Whether somebody named them; else they are what this machine found."""
+    only: bool = False
+    """Whether the chain listens on the one address that was named, and not on all of this machine."""
     password: str
 
 
 def host(paths: Paths, wanted: Sequence[str], say: Say, machine: Machine | None = None) -> Invitation:
     """Open this machine's trial network and invite to it; doing it again changes nothing.
 
-    `wanted` are IPv4 addresses under which others reach this machine; none: its address in the local network.
+    `wanted` are IPv4 addresses under which others reach this machine; none: its address in the local network. Where the
+    one that is wanted is an address of this machine itself, the chain listens there only, otherwise on all.
     Raises NotAllowed, NotTrialNetwork, NotHosting, NoAddress, SwitchFailed, ChainUnreachable, OSError.
     """
     machine = machine or this_machine(paths)
@@ -55,7 +58,9 @@ def host(paths: Paths, wanted: Sequence[str], say: Say, machine: Machine | None 
         known = _known(paths)
         hosts = [lan.check(address) for address in wanted] or _addresses(known)
         given = bool(wanted) or (known is not None and known.given and known.addresses == hosts)
-        kept = Hosting(addresses=hosts, given=given, password=known.password if known else new_password())
+        # What was decided when it was named holds also while the network is down.
+        only = known.only if known is not None and given and not wanted else _is_own(wanted)
+        kept = Hosting(addresses=hosts, given=given, only=only, password=known.password if known else new_password())
         put(paths, moving.hosting_file(paths), kept.model_dump_json(), mode=0o600)
         certificate, changed = _certificate(paths, hosts)
         if known is not None and known.addresses != hosts:
@@ -64,7 +69,8 @@ def host(paths: Paths, wanted: Sequence[str], say: Say, machine: Machine | None 
                 "again with the new file."
             )
         changed |= _let_in(paths, kept.password)
-        changed |= _open(paths)
+        changed |= _open(paths, kept)
+        say(_where(kept, wanted))
         if changed:
             say(f"Opening the trial chain on port {CHAIN_PORT}/tcp …")
             machine.restart_chain()
@@ -113,6 +119,19 @@ def _addresses(known: Hosting | None) -> list[str]:
     return [lan.lan_address(own)]
 
 
+def _is_own(wanted: Sequence[str]) -> bool:
+    return len(wanted) == 1 and lan.check(wanted[0]) in lan.own_addresses()
+
+
+def _where(kept: Hosting, wanted: Sequence[str]) -> str:
+    """On which addresses the chain listens, and why."""
+    if kept.only:
+        return f"The chain listens on {kept.addresses[0]}, port {CHAIN_PORT}/tcp, and on no other address for others."
+    why = "several were named" if len(wanted) > 1 else f"{kept.addresses[0]} is no address of this machine itself"
+    reason = f": {why}" if wanted else "; with `--address` and one of them, on that one only"
+    return f"The chain listens on all addresses of this machine, port {CHAIN_PORT}/tcp{reason}."
+
+
 def _tls(paths: Paths) -> tuple[Path, Path]:
     return paths.state("devchain") / "tls.crt", paths.state("devchain") / "tls.key"
 
@@ -158,10 +177,11 @@ def _let_in(paths: Paths, password: str) -> bool:
     return True
 
 
-def _open(paths: Paths) -> bool:
+def _open(paths: Paths, kept: Hosting) -> bool:
     """Settings of chain and unit; whether they changed."""
     certificate, key = _tls(paths)
-    value = {"listen": f"0.0.0.0:{CHAIN_PORT}", "certificate": str(certificate), "key": str(key)}
+    listen = f"{kept.addresses[0]}:{CHAIN_PORT}" if kept.only else f"0.0.0.0:{CHAIN_PORT}"
+    value = {"listen": listen, "certificate": str(certificate), "key": str(key)}
     head = "# Made by `dux-ctl network host`; `dux-ctl network host --off` takes it away.\n"
     changed = False
     for path, text in (

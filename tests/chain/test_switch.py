@@ -1,5 +1,7 @@
 """A machine moved to another network: whole or not at all, whatever happens in between."""
 
+import ipaddress
+import json
 import os
 import signal
 import subprocess
@@ -33,6 +35,7 @@ from duxcommon.network import dump_network, load_network
 from tests.unit.test_invitation import definition
 
 KILLED = 137
+ALL = str(ipaddress.IPv4Address(0))
 
 
 class Bench:
@@ -351,9 +354,63 @@ def test_a_host_gives_the_same_invitation_each_time(machine: Bench, opened: None
     assert lines[:-1] == before.splitlines(), "the node's own users stay"
     assert accepts(lines[-1], "lan", first.chain.password.get_secret_value())
     settings = yaml.safe_load(paths.drop_in("devchain").read_text())
-    assert settings["listen"] == "0.0.0.0:32554"
+    assert settings["listen"] == f"{ALL}:32554"
     assert Path(settings["key"]).stat().st_mode & 0o777 == 0o600
     assert "IPAddressAllow=any" in moving.chain_unit(paths).read_text()
+
+
+def listens(machine: Bench) -> str:
+    """Where the chain is told to listen for others."""
+    settings: dict[str, str] = yaml.safe_load(machine.paths.drop_in("devchain").read_text())
+    return settings["listen"]
+
+
+def test_an_address_of_this_machine_that_is_named_is_the_only_one_that_is_opened(
+    machine: Bench, opened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, said = ["192.168.7.7", "10.7.7.7"], list[str]()
+    monkeypatch.setattr(addresses, "own_addresses", lambda: own)
+
+    def host(*wanted: str) -> str:
+        said.clear()
+        hosting.host(machine.paths, wanted, said.append, machine)
+        before = [text for text in said if "listens on" in text]
+        assert len(before) == 1
+        assert "Opening" not in " ".join(said[: said.index(before[0])])
+        return listens(machine)
+
+    assert host("10.7.7.7") == "10.7.7.7:32554"
+    assert any("listens on 10.7.7.7, port 32554/tcp, and on no other" in text for text in said)
+    own.clear()
+    assert host() == "10.7.7.7:32554", "while the network is down it is no wider"
+    assert machine.did == ["restart chain"]
+    assert host("192.168.7.1") == f"{ALL}:32554"
+    assert any("192.168.7.1 is no address of this machine itself" in text for text in said)
+    own += ["192.168.7.7", "10.7.7.7"]
+    assert host("10.7.7.7", "192.168.7.7") == f"{ALL}:32554"
+    assert any("several were named" in text for text in said)
+
+
+def test_where_no_address_is_named_all_are_opened_and_it_says_how_to_open_one(
+    machine: Bench, opened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(addresses, "own_addresses", lambda: ["192.168.7.7"])
+    hosting.host(machine.paths, [], said.append, machine)
+    assert listens(machine) == f"{ALL}:32554"
+    assert any("on all addresses of this machine" in text and "--address" in text for text in said)
+
+
+def test_what_a_host_of_an_older_version_remembers_is_understood(
+    machine: Bench, opened: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "own_addresses", lambda: ["192.168.7.7"])
+    first = hosting.host(machine.paths, ["192.168.7.9"], quiet, machine)
+    file = moving.hosting_file(machine.paths)
+    kept = json.loads(file.read_text())
+    assert kept.pop("only") is False
+    file.write_text(json.dumps(kept))
+    assert hosting.host(machine.paths, [], quiet, machine) == first
 
 
 def test_a_host_that_closes_is_as_before_and_its_invitation_is_void(machine: Bench, opened: None) -> None:
