@@ -10,9 +10,11 @@ FLAVOUR ?= minimal
 # The community fund and its rules: whole networks, and the parts whose tests' names tell it.
 COMMUNITY_WORDS := airdrop bond collecting community cosign eligibility facts follow fund governance guardian manifest \
 	multisig notes rule settlement share
-# After the others, for machines that boot beside network tests would make those wait. A booted machine mostly waits, so
-# three go side by side; the image, under emulation, wants all processors for itself.
-OS_TESTS = $(BIN)/python -m pytest -n 3 --dist loadfile tests/os --ignore-glob='*/test_image*'
+# After the others, for machines that boot beside network tests would make those wait. What all of them stand on is made
+# first. A booted machine waits half of its time, so four go side by side, those with the longest tests first
+# (tests/os/conftest.py); the image, under emulation, wants all processors for itself.
+OS_TESTS = $(BIN)/python -m tests.os.layers && $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder \
+	tests/os --ignore-glob='*/test_image*'
 # Status 5: nothing of it is to be run, because nothing that the image is made of has changed.
 IMAGE_TESTS = { $(BIN)/python -m pytest tests/os --ignore-glob='*/test_[!i]*' || test $$? -eq 5; }
 COMMUNITY := tests/community $(filter-out tests/community/%,$(sort \

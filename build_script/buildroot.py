@@ -23,7 +23,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from build_script import mirror
+from build_script import kept, mirror
 from build_script.mirror import SUITE, Source
 from build_script.progress import Failed, ended, last_lines, run_logged, step
 
@@ -232,12 +232,10 @@ def cached(kind: Kind, sources: Sequence[Source] | None = None, suite: str = SUI
         except BlockingIOError:
             print(f"another build is making the {kind.name} root; waiting for it", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
-        if not fresh and target.exists() and time.time() - target.stat().st_mtime < MAX_AGE_S:
-            return target
-        _make(kind, sources, suite, target)
-        for old in cache.glob(f"{kind.name}-{suite}-*"):
-            if old.stem != target.stem and time.time() - old.stat().st_mtime > MAX_AGE_S:
-                _remove(old)
+        if fresh or not target.exists() or time.time() - target.stat().st_mtime > MAX_AGE_S:
+            _make(kind, sources, suite, target)
+        kept.use(target)
+        kept.remove_unused(cache.glob(f"{kind.name}-{suite}-*"), target, _remove)
     return target
 
 

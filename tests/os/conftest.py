@@ -16,6 +16,11 @@ MACHINE_BOUND = (
     "needs the BPF filters of control groups",
 )
 """What may be missing where all tests are run (CI is set); everything else that is not run there fails."""
+LONG = (
+    "test_packages", "test_node", "test_trouble", "test_two_machines", "test_first_boot", "test_configuration",
+    "test_repository", "test_package_root",
+)  # fmt: skip
+"""Files by how long they take, the longest first."""
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,7 +51,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The image takes minutes: it is tested where it is asked for, or where packaging changed."""
+    """The image takes minutes: it is tested where it is asked for, or where packaging changed.
+
+    What takes long begins first, so that nobody waits for it at the end.
+    """
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
     images = [item for item in items if item.path.name.startswith("test_image")]
     asked = any("test_image" in Path(argument).name for argument in config.invocation_params.args)
     if images and not asked and not changes.packaging_changed():

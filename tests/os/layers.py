@@ -10,15 +10,15 @@ import inspect
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-from build_script import buildroot, deb
+from build_script import buildroot, deb, kept
 from build_script import repository as apt_repository
-from tests.os.nspawn import Machine
+from build_script.progress import ended
+from tests.os.nspawn import Machine, why_not
 from tests.os.repacked import Change, repack
 
 PEOPLE = ("ann", "bob")
@@ -26,7 +26,6 @@ PEOPLE = ("ann", "bob")
 REPOSITORY = "/srv/duxos"
 """Where machines see the repository of the packages."""
 NEWER = "0.2.0"
-MAX_AGE_S = 2 * 86400
 PROC_SYS_USER = """[Unit]
 DefaultDependencies=no
 Before=dux-sandbox.service
@@ -59,20 +58,22 @@ def alone(name: str) -> Iterator[None]:
 
 
 def made(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """The folder of a layer, made by `make` when there is none for `key`; those of days ago are removed."""
+    """The folder of a layer, made by `make` when there is none for `key`; older ones that nobody uses are removed."""
     target = folder() / f"{name}-{key}"
     with alone(name):
         if not target.exists():
-            # Another tree's tests may be using theirs right now.
-            for old in folder().glob(f"{name}-*"):
-                if old.is_dir() and time.time() - old.stat().st_mtime > MAX_AGE_S:
-                    shutil.rmtree(old)
             unfinished = folder() / f"{name}-unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             make(unfinished)
             os.utime(unfinished)
             unfinished.rename(target)
+        kept.use(target)
+        kept.remove_unused(folder().glob(f"{name}-*"), target, _remove)
     return target
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def digest(*files: Path) -> str:
@@ -157,3 +158,14 @@ def installed() -> list[Path]:
 
     key = f"{base()[0].name[-33:]}-{digest(*sorted(packages().glob('*.deb')), Path(__file__))}"
     return [made("installed", key, make), *base()]
+
+
+def main() -> int:
+    """Make what is not there yet, so that no test has to wait for it; nothing where no machine can be booted."""
+    if why_not() is None:
+        installed()
+    return 0
+
+
+if __name__ == "__main__":
+    ended(main)

@@ -65,6 +65,15 @@ def identity(machine: Machine) -> dict[str, Any]:
     }
 
 
+def drop_in(machine: Machine, service: str, text: str) -> Path:
+    """A drop-in for a service; the machine reads it at its next boot, or reload."""
+    folder = machine.path(f"/etc/systemd/system/{service}.service.d")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "90-test.conf"
+    path.write_text(text)
+    return path
+
+
 def fund(machine: Machine, flop: int = 1) -> None:
     """Coins of the trial network's faucet for this node, confirmed."""
     before = ctl(machine, "wallet", "balance")["confirmed"]
