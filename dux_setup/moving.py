@@ -89,10 +89,8 @@ def undo(paths: Paths, journal: Journal) -> None:
     old = Path(journal.old)
     for item in journal.items:
         here, kept = paths.root / item, old / item
-        for path in (here, kept):
-            # Of a copy that was not finished, or of a source that was being removed.
-            for what in ("part", "gone"):
-                _remove(_beside(path, what))
+        _clear(here)
+        _clear(kept)
         if item not in journal.there:
             _set_aside(here, old / "abandoned" / item)
         elif os.path.lexists(kept):
@@ -144,9 +142,10 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _move_over(source: Path, target: Path) -> None:
-    """To another file system: the copy gets its name when it is whole, and the source loses its own before it is less.
+    """To another file system: the copy gets its name when it is whole, and the source is marked before it is less.
 
-    So whatever has the name of an item, is the item.
+    So whatever has the name of an item and no mark beside it, is the item. A rename would not do as a mark: folders of
+    the lower layer of an overlay, as a live system has, can't be renamed.
     """
     part, gone = _beside(target, "part"), _beside(source, "gone")
     _remove(part)
@@ -155,12 +154,20 @@ def _move_over(source: Path, target: Path) -> None:
     os.rename(part, target)
     sync_directory(target.parent)
     failpoint.hit("switch:placed")
-    _remove(gone)
-    os.rename(source, gone)
-    sync_directory(source.parent)
+    write_atomic(gone, b"")
     failpoint.hit("switch:gone")
-    _remove(gone)
-    failpoint.hit("switch:removed")
+    _clear(source)
+
+
+def _clear(path: Path) -> None:
+    """Remove what a kill left beside a path: a copy that was not finished, and a source that has its copy."""
+    _remove(_beside(path, "part"))
+    gone = _beside(path, "gone")
+    if gone.exists():
+        _remove(path)
+        sync_directory(path.parent)
+        failpoint.hit("switch:removed")
+        gone.unlink()
 
 
 def _beside(path: Path, what: str) -> Path:

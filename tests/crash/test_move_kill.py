@@ -75,7 +75,9 @@ def killed(work: Callable[[], object], point: str, pass_: int) -> bool:
 
 def spoil(paths: Paths) -> None:
     """As if the kill had come a little earlier or later: in the middle of copying, in the middle of removing."""
-    for path in [*paths.root.rglob(".*.part"), *paths.root.rglob(".*.gone")]:
+    marks = [*paths.root.rglob(".*.gone")]
+    sources = [mark.with_name(mark.name[1 : -len(".gone")]) for mark in marks]
+    for path in [*paths.root.rglob(".*.part"), *(one for one in sources if os.path.lexists(one))]:
         inside = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
         if not path.is_symlink():
             inside[0].write_text("half")
@@ -160,3 +162,37 @@ def test_a_node_is_whole_again_wherever_the_kill_came(tmp_path: Path, apart: str
     for point in POINTS:
         assert passed["aside", point] + passed["back", point] > 0, f"{point} is never passed: {passed}"
     assert passed["back", "gone"] >= (3 if apart == "etc" else 4)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not run: needs root, to mount")
+def test_on_a_live_system_whose_lower_layer_has_the_node_it_moves_and_comes_back(tmp_path: Path) -> None:
+    """There not even a rename within one folder is possible."""
+    lower, upper, top = (tmp_path / name for name in ("lower", "upper", "top"))
+    for folder in (lower, upper, top):
+        folder.mkdir()
+    paths = Paths(lower)
+    make(paths, "mine")
+    paths.setup.mkdir()
+    code = f"""if True:
+        import pathlib
+        from dux_setup import moving
+        from dux_setup.paths import Paths
+        from tests.crash import test_move_kill as t
+        paths = Paths(pathlib.Path({str(top)!r}))
+        before = t.files(paths.root)
+        journal = moving.move_aside(paths)
+        assert not paths.keystore.exists() and not paths.network.exists()
+        old = t.files(pathlib.Path(journal.old))
+        assert all(old[name] == before[name] for name in t.NODE)
+        t.undo(paths)
+        t.as_before(paths, before)
+    """
+    mounts = (
+        f"mount -t tmpfs none {upper}; mkdir {upper}/up {upper}/work; "
+        f'mount -t overlay none -o lowerdir={lower},upperdir={upper}/up,workdir={upper}/work {top}; exec "$@"'
+    )
+    done = subprocess.run(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-ec", mounts, "sh", sys.executable, "-c", code],
+        cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
