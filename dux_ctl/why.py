@@ -51,6 +51,8 @@ def _daemon(what: str, control: Control) -> list[str] | None:
         return None
     unit = f"dux-{name}"
     try:
+        if known := reach.known_down([name], control.run_dir):
+            raise known[name]
         status = control.client(name).call("daemon.status", timeout=control.timeout)
     except DuxError as error:
         found = error.to_rpc()

@@ -280,7 +280,7 @@ def test_why_of_a_daemon_shows_the_last_lines_of_its_journal(
     machine({"dux-flopd": ("failed", "exit-code", "")}, "Nov 22 12:00:00 dux dux-flopd[7]: can't open the keystore\n")
     code, text = ctl(capsys, short_tmp, "why", "dux-flopd")
     assert code == exits.OK
-    assert "dux-flopd is down: its socket is not there." in text
+    assert "dux-flopd is down: it failed and is not tried again." in text
     assert "Its journal says last:\n  Nov 22 12:00:00 dux dux-flopd[7]: can't open the keystore" in text
 
 
