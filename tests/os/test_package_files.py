@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from build_script import deb
+from build_script import deb, installed_docs
 from duxcommon import __version__
 from tests.os import layers
 
@@ -101,6 +101,18 @@ def test_what_everything_needs_is_in_dux_common(packages: dict[str, Package]) ->
     for app in (ROOT / "apps").iterdir():
         assert f"usr/share/duxnet/apps/{app.name}/dux.yaml" in files
     assert packages["dux-common"].conffiles == set()
+
+
+def test_no_relative_link_of_an_installed_page_is_dead(packages: dict[str, Package]) -> None:
+    folder = packages["dux-common"].folder / "usr/share/doc/dux-common"
+    links = [
+        (page.relative_to(folder), target.partition("#")[0])
+        for page in folder.rglob("*.md")
+        for _, target in installed_docs.LINK.findall(page.read_text())
+        if not target.startswith(("/", "#")) and not installed_docs.SCHEME.match(target)
+    ]
+    assert len(links) > 100
+    assert [(page, target) for page, target in links if not (folder / page.parent / target).is_file()] == []
 
 
 def test_all_of_our_code_is_there(packages: dict[str, Package]) -> None:
