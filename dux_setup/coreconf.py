@@ -94,6 +94,40 @@ def first(lines: list[Line], key: str, section: str = "") -> str | None:
     return next((line.value for line in lines if line.key == key and line.section == section), None)
 
 
+def includes(lines: list[Line], section: str) -> list[str]:
+    """What `includeconf` of the main configuration names for a chain (main, test or regtest), in Core's order.
+
+    Those of the section come first; `noincludeconf=1` takes back what stands before it in the same place. Cores of the
+    0.14 family know no `includeconf`.
+    """
+    found: list[str] = []
+    for part in (section, ""):
+        named: list[str] = []
+        for line in lines:
+            if line.key != "includeconf" or line.section != part:
+                continue
+            if not line.raw.partition("=")[0].strip().rpartition(".")[2].startswith("no"):
+                named.append(line.value)
+            elif not is_on(line.value):
+                named.clear()
+        found += named
+    return found
+
+
+def unsafe_included(lines: list[Line], section: str) -> list[Change]:
+    """What an included file sets that `secured` would turn off if it stood in the main one."""
+    why = {
+        "rpcpassword": "a password stands in the clear",
+        "rpcbind": "it opens the wallet to other machines",
+        "rpcallowip": "it opens the wallet to other machines",
+    }
+    return [
+        Change(line.key, why[line.key])
+        for line in lines
+        if line.section in ("", section) and line.key in why and (line.key == "rpcpassword" or not loopback(line.value))
+    ]
+
+
 def chain_of(lines: list[Line]) -> str:
     """The chain that a configuration starts: main, test, regtest, or whatever else `chain=` names."""
     for key, chain in (("regtest", "regtest"), ("testnet", "test")):

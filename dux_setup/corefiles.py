@@ -16,12 +16,14 @@ from duxcommon.errors import CoreChainDiffers, CoreFileUnusable, TwoCores
 from duxcommon.files import write_atomic
 
 from . import corefind
-from .coreconf import Change, Secured, chain_of, login_in, parse, secured
+from .coreconf import Change, Line, Secured, chain_of, includes, login_in, parse, secured
 from .corefind import Folder, Kind, Process
 from .corerpc import Login
 
 MAX_CONF_BYTES = 1_000_000
 MAX_COOKIE_BYTES = 1000
+MAX_INCLUDED = 32
+"""Files that a configuration may name by `includeconf`; more are not read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,16 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class Included:
+    """A file that the configuration includes. It is read as a newer Core reads it, and never changed."""
+
+    path: Path
+    lines: tuple[Line, ...]
+    trouble: str
+    """Why it was not read; empty where it was."""
+
+
+@dataclass(frozen=True, slots=True)
 class ConfFile:
     """A configuration as it is, and as it should be."""
 
@@ -49,6 +61,12 @@ class ConfFile:
     mode: int
     wanted: Secured
     wanted_mode: int
+    included: tuple[Included, ...] = ()
+
+    @property
+    def lines(self) -> list[Line]:
+        """All lines that Core reads, those of included files after its own: of one key, the first counts."""
+        return _joined(self.text, self.included)
 
     @property
     def changes(self) -> list[Change]:
@@ -119,7 +137,36 @@ def chain_started(target: Target) -> str:
     """The chain (main, test, regtest or another of Core's names) that command line and configuration start."""
     if target.process is not None and target.process.section is not None:
         return target.process.section
-    return chain_of(parse(_text(target.conf)[0]))
+    text, _ = _text(target.conf)
+    return chain_of(_joined(text, _included(target, text)))
+
+
+def _joined(text: str, included: tuple[Included, ...]) -> list[Line]:
+    return [*parse(text), *(line for one in included for line in one.lines)]
+
+
+def _included(target: Target, text: str) -> tuple[Included, ...]:
+    """Relative to the data folder, with the rights of its owner, and only what the main file names."""
+    process, lines = target.process, parse(text)
+    if process is not None and "noincludeconf" in process.options:
+        return ()
+    named = includes(lines, (process.section if process is not None else None) or chain_of(lines))
+    found = []
+    for name in named[:MAX_INCLUDED]:
+        path, trouble, data = target.folder.path / name, "", b""
+        try:
+            with acting_as(target.folder.uid, target.folder.gid):
+                read = _read(path, MAX_CONF_BYTES)
+        except (CoreFileUnusable, ValueError) as error:
+            trouble = error.message if isinstance(error, CoreFileUnusable) else f"{name!r} is no path"
+        else:
+            trouble = f"there is no {path}" if read is None else ""
+            data = b"" if read is None else read[0]
+        found.append(Included(path, tuple(parse(data.decode("utf-8", "surrogateescape"))), trouble))
+    if len(named) > MAX_INCLUDED:
+        rest = target.folder.path / named[MAX_INCLUDED]
+        found.append(Included(rest, (), f"only the first {MAX_INCLUDED} included files were read, {rest} was not"))
+    return tuple(found)
 
 
 def _text(path: Path) -> tuple[str, os.stat_result | None]:
@@ -135,6 +182,7 @@ def read_conf(target: Target, password: str, *, trust: bool = False) -> ConfFile
     """
     kind, path = target.kind, target.conf
     text, status = _text(path)
+    included = _included(target, text)
     started = target.process is not None and target.process.section is not None
     if (started or any(line.key for line in parse(text))) and (chain := chain_started(target)) != kind.section:
         raise CoreChainDiffers(f"the Core of {path} is for chain {chain}, and {kind.section} is wanted")
@@ -146,7 +194,7 @@ def read_conf(target: Target, password: str, *, trust: bool = False) -> ConfFile
         gid = target.folder.gid
     mode = 0o600 if status is None else stat.S_IMODE(status.st_mode)
     group = 0o040 if served or (mode & 0o040 and not mode & 0o007) else 0
-    return ConfFile(path, text, status is not None, uid, gid, mode, wanted, 0o600 | group)
+    return ConfFile(path, text, status is not None, uid, gid, mode, wanted, 0o600 | group, included)
 
 
 def _read(path: Path, limit: int) -> tuple[bytes, os.stat_result] | None:
@@ -202,7 +250,7 @@ def logins(target: Target, conf: ConfFile) -> tuple[list[Login], str]:
     if read is not None:
         user, _, password = read[0].decode("utf-8", "replace").strip().partition(":")
         found.append(Login(user, password, "its cookie"))
-    old = login_in(parse(conf.text), target.kind.section)
+    old = login_in(conf.lines, target.kind.section)
     if old is not None:
         found.append(Login(*old, "the password in its configuration"))
     return found, trouble

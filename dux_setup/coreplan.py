@@ -17,7 +17,7 @@ from duxcommon.network import NetworkDefinition, load_network
 from . import corefiles, corefind, corenode
 from .corecheck import Checked, Finding, Question, check
 from .corecommands import Commands, as_root, commands
-from .coreconf import USER, loopback, parse, ports
+from .coreconf import USER, loopback, parse, ports, unsafe_included
 from .corefiles import ConfFile, Target
 from .corefind import KINDS
 from .corenode import Node
@@ -153,7 +153,10 @@ def _target(wish: Wish, definition: NetworkDefinition | None) -> Target:
 
 
 def _ports(target: Target, conf: ConfFile) -> list[int]:
-    found = ports(parse(conf.text), target.kind.section, target.kind.params.rpc_port)
+    # A Core of the older family does not read included files.
+    read = [conf.lines, parse(conf.text)]
+    found = [port for lines in read for port in ports(lines, target.kind.section, target.kind.params.rpc_port)]
+    found = list(dict.fromkeys(found))
     written = target.process.options.get("rpcport", "") if target.process else ""
     return [int(written), *found] if written.isascii() and written.isdigit() else found
 
@@ -177,8 +180,27 @@ def _files(target: Target, conf: ConfFile, command: str) -> list[Finding]:
         for change in conf.changes:
             state: Any = "missing" if change.key in ("rpcauth", "server", "regtest", "testnet") else "wrong"
             found.append(Finding("conf", state, f"{conf.path}: {change.key}: {change.why}", mend))
+    found += _included(target, conf)
     if target.process is not None:
         found += _command_line(target.process.options)
+    return found
+
+
+def _included(target: Target, conf: ConfFile) -> list[Finding]:
+    """What is to be said of files that `includeconf` names; they are only read."""
+    found = []
+    for one in conf.included:
+        if one.trouble:
+            text = (
+                f"{conf.path} includes {one.path}, which was not read ({one.trouble}); a newer Core does not start then"
+            )
+            found.append(Finding("conf", "wrong", text, f"Mend that file, or take its includeconf out of {conf.path}."))
+        unsafe = unsafe_included(list(one.lines), target.kind.section)
+        for change in dict.fromkeys(unsafe):
+            text = f"{one.path}, which {conf.path} includes: {change.key}: {change.why}"
+            found.append(Finding("conf", "wrong", text, f"Take {change.key} out of {one.path}, then restart Core."))
+        if not one.trouble and not unsafe:
+            found.append(Finding("conf", "ok", f"{one.path}, which {conf.path} includes, was read and is safe"))
     return found
 
 
