@@ -99,6 +99,15 @@ def source_lines(folder: Path) -> str:
     return "\n".join([*lines, f"Signed-By: /etc/apt/keyrings/{KEYRING}"]) + "\n"
 
 
+def instructions(folder: Path) -> str:
+    """What root types on a machine that sees the repository at `folder`."""
+    return (
+        f"install -D -m 644 {folder / KEYRING} /etc/apt/keyrings/{KEYRING}\n"
+        f"cat >/etc/apt/sources.list.d/duxos.sources <<'END'\n{source_lines(folder)}END\n"
+        "apt update && apt install dux-node"
+    )
+
+
 def main() -> int:
     """Make it and say how machines use it; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,9 +130,7 @@ def main() -> int:
     passphrase = options.passphrase_file.read_text().split("\n", 1)[0] if options.passphrase_file else ""
     folder = make(packages, options.output, key=options.key, passphrase=passphrase, sources=sources)
     print(f"\n{folder} is ready. Serve that folder, or use it here; on each machine, as root:\n")
-    print(f"install -D -m 644 {folder / KEYRING} /etc/apt/keyrings/{KEYRING}")
-    print(f"cat >/etc/apt/sources.list.d/duxos.sources <<'END'\n{source_lines(folder)}END")
-    print("apt update && apt install dux-node")
+    print(instructions(folder))
     if options.test_key:
         print("\nThe key was thrown away: this repository can't be added to, and says nothing about who made it.")
     return 0

@@ -228,20 +228,25 @@ def chains(kinds: tuple[str, ...] = KINDS) -> Any:
     return chain
 
 
-def network_of(chain: TestChain) -> NetworkDefinition:
-    """A definition of a network on this chain."""
+def definition_on(chain: str, *, name: str = "testnet", birth_height: int = 0) -> NetworkDefinition:
+    """A signed definition of a network on the chain of this name."""
     guardian = Identity.generate()
     member = Member(node=guardian.node_id, pubkey=pubkey_of(b"\x01" * 32).hex())
     return NetworkDefinition(
-        name="testnet",
-        chain=chain.core.params.name,  # type: ignore[arg-type]
-        genesis=CHAINS[chain.core.params.name].genesis,
-        birth_height=0,
+        name=name,
+        chain=chain,  # type: ignore[arg-type]
+        genesis=CHAINS[chain].genesis,
+        birth_height=birth_height,
         bootstrap=[],
         guardians=[member],
         guardians_m=1,
         arbiters=[member],
     ).signed_by(guardian)
+
+
+def network_of(chain: TestChain) -> NetworkDefinition:
+    """A definition of a network on this chain."""
+    return definition_on(chain.core.params.name)
 
 
 class Flopd(DaemonProcess):

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from devchain_kit import LITECOIND, Devchain
 from firstboot_kit import first_boot, lay_out, needs_credentials
-from flopd_kit import FLOPCOIND, until
+from flopd_kit import FLOPCOIND, definition_on, until
 from support.process import DaemonProcess
 from support.schema import CheckedBlockingClient
 
@@ -34,10 +34,8 @@ from dux_setup.coreplan import Plan, Wish
 from dux_setup.corerpc import CoreClient, CoreTrouble, Login, LoginRefused, NotListening, Refused
 from dux_setup.paths import DAEMONS, Paths
 from duxcommon.coin.params import CHAINS
-from duxcommon.coin.script import pubkey_of
 from duxcommon.errors import CoreNotReady, DuxError, TwoCores
-from duxcommon.identity import Identity
-from duxcommon.network import Member, NetworkDefinition, dump_network
+from duxcommon.network import dump_network
 
 STAND_INS = [("litecoin-regtest", LITECOIND), *([("regtest", Path(FLOPCOIND))] if FLOPCOIND else [])]
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,12 +133,8 @@ def core(request: pytest.FixtureRequest) -> Iterator[StandIn]:
 
 def network_on(chain: str, folder: Path) -> Path:
     """The signed definition of a network on this chain, in a file."""
-    guardian = Identity.generate()
-    member = Member(node=guardian.node_id, pubkey=pubkey_of(b"\x01" * 32).hex())
-    value = {"name": "a-network", "chain": chain, "genesis": CHAINS[chain].genesis, "birth_height": 0}
-    value |= {"bootstrap": [], "guardians": [member], "guardians_m": 1, "arbiters": [member]}
     path = folder / "a-network.yaml"
-    path.write_text(dump_network(NetworkDefinition.model_validate(value).signed_by(guardian)))
+    path.write_text(dump_network(definition_on(chain, name="a-network")))
     return path
 
 

@@ -17,7 +17,8 @@ MACHINE_BOUND = (
 )
 """What may be missing where all tests are run (CI is set); everything else that is not run there fails."""
 LONG = (
-    "test_packages", "test_node", "test_trouble", "test_two_machines", "test_first_boot", "test_configuration",
+    "test_packages", "test_node", "test_trouble", "test_two_machines", "test_flopcoin", "test_readme_install",
+    "test_flopcoin_at_home", "test_first_boot", "test_configuration",
     "test_repository", "test_package_root",
 )  # fmt: skip
 """Files by how long they take, the longest first."""
