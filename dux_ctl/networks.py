@@ -50,7 +50,7 @@ def register(verbs: Any) -> set[str]:
     host.add_argument(
         "--address", action="append", default=[], metavar="A",
         help="IPv4 address under which others reach this machine; can be repeated (default: its address in the local "
-        "network)",
+        "network). One that is this machine's own: the chain listens there only, otherwise on all its addresses",
     )  # fmt: skip
     host.add_argument(
         "--off", action="store_true", help="serve this machine alone again; invited machines are shut out"
