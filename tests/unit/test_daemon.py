@@ -416,10 +416,10 @@ def test_a_log_file_that_can_not_be_written_now_is_noted_and_written_again_later
             daemon.start()
             (note,) = daemon.call("daemon.status")["notes"]
             assert f"{logs}/probe.log can't be written (Read-only file system); the journal has what is missing" in note
-            assert '"message": "ready"' in daemon.output()
+            wait_for(lambda: '"message": "ready"' in daemon.output())
             subprocess.run(["mount", "-o", "remount,rw", str(logs)], check=True)
             daemon.signal(signal.SIGHUP)
             wait_for(lambda: daemon.call("daemon.status")["notes"] == [])
-            assert "configuration reloaded" in (logs / "probe.log").read_text()
+            wait_for(lambda: "configuration reloaded" in (logs / "probe.log").read_text())
     finally:
         subprocess.run(["umount", "--lazy", str(logs)], check=False)
