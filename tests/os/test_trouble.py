@@ -85,6 +85,46 @@ def test_a_read_only_disk_at_boot_is_said_and_the_node_goes_on_once_it_can_write
     assert node.identity(settled) == before
 
 
+# --- the chain's port -------------------------------------------------------------------------------------------------
+
+
+TAKER = """\
+import contextlib, socket
+server = socket.create_server(("127.0.0.1", 32553))
+print("listens", flush=True)
+while True:
+    caught, _ = server.accept()
+    caught.settimeout(10)
+    heard = b""
+    with contextlib.suppress(OSError):
+        heard = caught.recv(65536)
+    print(len(heard), flush=True)
+"""
+"""What a person may do who has an account here: it prints how many bytes each connection brought."""
+
+
+def test_who_takes_the_chains_port_first_is_told_nothing_and_the_node_runs_by_itself_when_it_is_free(
+    settled: Machine,
+) -> None:
+    before = node.identity(settled)
+    settled.path("/home/ann/taker.py").write_text(TAKER)
+    settled.sh("systemctl stop dux.target 'dux-*.service' 'dux-*.socket'; systemctl reset-failed")
+    settled.sh("runuser -u ann -- python3 -I /home/ann/taker.py >/root/heard 2>&1 </dev/null &")
+    heard = settled.path("/root/heard")
+    try:
+        wait_until(lambda: heard.read_text().startswith("listens"), "the port is taken", 60)
+        settled.sh("systemctl start --no-block dux.target")
+        told(settled, "port 32553 of 127.0.0.1 is taken")
+        wait_until(lambda: len(heard.read_text().split()) > 1, "dux-flopd looked who answers there", BACK_S)
+        assert set(heard.read_text().split()[1:]) == {"0"}
+    finally:
+        settled.sh("pkill -u ann -f taker.py", check=False)
+    back(settled)
+    assert node.identity(settled) == before
+    node.restart(settled)
+    node.assert_well(settled)
+
+
 # --- the clock --------------------------------------------------------------------------------------------------------
 
 
