@@ -66,12 +66,18 @@ def why_not() -> str | None:
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit_s: float, every_s: float = 0.05) -> None:
-    """Look at what no event tells of until it holds. Raises Failed when it does not within `limit_s`."""
-    deadline = time.monotonic() + limit_s
+    """Look at what no event tells of until it holds. Raises Failed when it does not within `limit_s`.
+
+    A look may cost as much as what is waited for: the pause after it is at least as long as it took.
+    """
+    begun = time.monotonic()
+    deadline = begun + limit_s
     while not condition():
-        if time.monotonic() > deadline:
+        ended = time.monotonic()
+        if ended > deadline:
             raise Failed(f"not within {limit_s:.0f} s: {what}")
-        time.sleep(every_s)
+        time.sleep(max(every_s, ended - begun))
+        begun = time.monotonic()
 
 
 def children(pid: int) -> list[int]:
