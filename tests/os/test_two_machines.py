@@ -81,6 +81,16 @@ def test_a_machine_opens_its_trial_network_and_says_what_that_means(pair: Pair) 
     assert "127.0.0.1:32553" in listening
 
 
+def test_an_address_that_is_named_is_the_only_one_that_is_opened(pair: Pair) -> None:
+    first = pair.host.path("/root/home.yaml").read_bytes()
+    done = pair.host.run("dux-ctl", "network", "host", "/root/home.yaml", "--address", HOST)
+    assert f"listens on {HOST}, port 32554/tcp, and on no other address" in done.stdout + done.stderr
+    assert pair.host.path("/root/home.yaml").read_bytes() == first, "who has the first invitation needs no other"
+    listening = pair.host.sh("ss -Htln")
+    assert f"{HOST}:32554" in listening
+    assert "0.0.0.0:32554" not in listening
+
+
 def test_who_is_not_root_gets_the_line_to_type(pair: Pair) -> None:
     copy(pair)
     done = pair.guest.run("dux-ctl", "network", "join", "/tmp/home.yaml", user="ann", check=False)
