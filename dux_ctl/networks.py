@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,9 @@ def register(verbs: Any) -> set[str]:
 
 def _root() -> None:
     if os.geteuid() != 0:
-        command = " ".join(["sudo", "dux-ctl", *sys.argv[1:]])
+        from dux_setup.corecommands import as_root
+
+        command = as_root(shlex.join(["dux-ctl", *sys.argv[1:]]))
         raise NotAllowed("only root may change which network this machine is on", hint=f"Say `{command}`.")
 
 

@@ -95,7 +95,7 @@ def test_who_is_not_root_gets_the_line_to_type(pair: Pair) -> None:
     copy(pair)
     done = pair.guest.run("dux-ctl", "network", "join", "/tmp/home.yaml", user="ann", check=False)
     assert done.returncode == 3
-    assert "sudo dux-ctl network join /tmp/home.yaml" in done.stderr
+    assert "su - -c 'dux-ctl network join /tmp/home.yaml'" in done.stderr
 
 
 def test_the_other_machine_joins_and_both_know_each_other(pair: Pair) -> None:

@@ -34,6 +34,7 @@ def test_who_is_not_root_is_told_the_line_to_type(
     invited: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr("dux_setup.corecommands.shutil.which", lambda name: f"/usr/bin/{name}")
     for words in (["join", str(invited)], ["leave"], ["host", "x.yaml"]):
         monkeypatch.setattr("sys.argv", ["dux-ctl", "network", *words])
         assert main(["network", *words]) == exits.NOT_ALLOWED
