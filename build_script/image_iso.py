@@ -16,6 +16,7 @@ from build_script.image_root import FILES, PICTURE, Release
 from build_script.progress import Failed, step
 
 BIOS_MODULES = "biosdisk iso9660 part_msdos part_gpt search search_fs_file normal configfile echo"
+BIOS_LOADER = "boot/grub/bios.img"
 FONT = "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf"
 DOTS = "0x20-0x7e,0xb7-0xb7,0x2190-0x2193,0x2500-0x257f,0x25b2-0x25b2,0x25bc-0x25bc"
 """The characters of the menu: ASCII and the frame of GRUB's own editor."""
@@ -74,7 +75,7 @@ def mark(release: Release) -> str:
 def _bios(tools: Root, tree: Path, log: Path) -> None:
     modules = tree / "boot/grub/i386-pc"
     shutil.copytree(tools.path / "usr/lib/grub/i386-pc", modules, ignore=shutil.ignore_patterns("*.image", "*.img"))
-    command = ["grub-mkimage", "-O", "i386-pc-eltorito", "-p", "/boot/grub", "-o", "/iso/boot/grub/bios.img"]
+    command = ["grub-mkimage", "-O", "i386-pc-eltorito", "-p", "/boot/grub", "-o", f"/iso/{BIOS_LOADER}"]
     tools.run(*command, *BIOS_MODULES.split(), log=log)
 
 
@@ -102,7 +103,9 @@ def _info(tree: Path, release: Release) -> None:
     # GRUB as Debian signed it looks for this file to find the medium that it was started from.
     (disk / "info").write_text(f"{release.name} amd64\n", "utf-8")
     (disk / mark(release)).write_text("", "utf-8")
-    sums = [f"{sha256(path)}  ./{path.relative_to(tree)}" for path in sorted(tree.rglob("*")) if path.is_file()]
+    # xorriso writes into BIOS's loader where it lies on the medium.
+    files = [path for path in sorted(tree.rglob("*")) if path.is_file() and path != tree / BIOS_LOADER]
+    sums = [f"{sha256(path)}  ./{path.relative_to(tree)}" for path in files]
     (tree / "sha256sum.txt").write_text("\n".join(sums) + "\n", "utf-8")
 
 
@@ -123,7 +126,7 @@ def _xorriso(tools: Root, release: Release, environment: dict[str, str], log: Pa
     # On a stick the first partition begins at block 16, so that the kernel sees a file system there as well.
     command += ["--grub2-mbr", "/usr/lib/grub/i386-pc/boot_hybrid.img", "-partition_offset", "16"]
     command += ["--mbr-force-bootable", "-append_partition", "2", "0xef", "/efi.img"]
-    command += ["-c", "/boot/boot.cat", "-b", "/boot/grub/bios.img", "-no-emul-boot", "-boot-load-size", "4"]
+    command += ["-c", "/boot/boot.cat", "-b", f"/{BIOS_LOADER}", "-no-emul-boot", "-boot-load-size", "4"]
     command += ["-boot-info-table", "--grub2-boot-info"]
     command += ["-eltorito-alt-boot", "-e", "--interval:appended_partition_2:all::", "-no-emul-boot", "/iso"]
     tools.run(*command, env=environment, log=log)

@@ -1,15 +1,17 @@
 """Dated snapshots of a Debian mirror: the same packages today and in a year."""
 
-import re
+import contextlib
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from build_script.mirror import Source, answers
 from build_script.progress import Failed
 
-DATE = re.compile(r"^\d{8}(T\d{6}Z)?$")
+MOMENT = "%Y%m%dT%H%M%SZ"
+"""How archives of snapshots write a moment (UTC)."""
 
 
 def announced(source: Source) -> str:
@@ -34,10 +36,18 @@ def dated(
     An archive tells where its snapshots are, or keeps them below itself by date, as snapshot archives do.
     Raises Failed when one of them has none of that date.
     """
-    if not DATE.match(date):
-        raise Failed(f"--snapshot {date}: a date like 20260912 or 20260912T000000Z is needed")
-    moment = date if "T" in date else f"{date}T000000Z"
-    return [_one(source, moment, exists, template(source)) for source in sources]
+    found = _moment(date)
+    return [_one(source, found, exists, template(source)) for source in sources]
+
+
+def _moment(date: str) -> str:
+    for form in ("%Y%m%d", MOMENT):
+        with contextlib.suppress(ValueError):
+            found = datetime.strptime(date, form)  # noqa: DTZ007 - UTC, and only written down again
+            # strptime takes single digits as well.
+            if found.strftime(form) == date:
+                return found.strftime(MOMENT)
+    raise Failed(f"--snapshot {date}: a date like 20260912 or 20260912T000000Z is needed")
 
 
 def _one(source: Source, moment: str, exists: Callable[[str, str], bool], told: str) -> Source:
@@ -46,5 +56,6 @@ def _one(source: Source, moment: str, exists: Callable[[str, str], bool], told: 
         if exists(address, source.suites[0]):
             return replace(source, uri=address, check_valid_until=False)
     raise Failed(
-        f"{source.uri} has no snapshot of {moment}: leave --snapshot out, or name an archive of snapshots with --mirror"
+        f"{source.uri} has no snapshot of {moment}, or does not answer: "
+        "leave --snapshot out, or name an archive of snapshots with --mirror"
     )

@@ -1,12 +1,22 @@
-"""What holds on the booted live image beyond inside.py; run in the same way, prints in the same form."""
+"""What holds on the booted live image beyond inside.py; run in the same way, prints in the same form.
 
+python3 inside_live.py           # nothing is kept
+python3 inside_live.py --kept    # with persistence; inside.py has to lie beside it
+"""
+
+import argparse
+import hashlib
 import importlib.util
 import json
+import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+ISSUE = Path("/run/issue.d/50-duxos-live.issue")
 
 UNCHECKED = b"\x01\x00\x00\x00"
 """The second word of a .pyc file whose source is never looked at."""
@@ -32,7 +42,7 @@ def branded() -> str:
 
 def told_before_login() -> None:
     """The console says how to log in and that nothing is kept."""
-    said = Path("/run/issue.d/50-duxos-live.issue").read_text()
+    said = ISSUE.read_text()
     assert 'log in as "dux", password "live"' in said, said
     assert "NOTHING IS KEPT" in said, said
 
@@ -93,16 +103,67 @@ def started() -> str:
     return run("systemd-analyze", "time").replace("\n", " ")
 
 
-CHECKS: tuple[Callable[[], str | None], ...] = (
+def clock() -> str:
+    """Whatever the machine's own clock says, the system's is not before the image was made."""
+    now, made = time.time(), Path("/usr/lib/clock-epoch").stat().st_mtime
+    assert now >= made, f"{now} is before {made}"
+    hardware = Path("/sys/class/rtc/rtc0/date").read_text().strip()
+    return f"the hardware says {hardware}, the system {time.strftime('%Y-%m-%d', time.gmtime(now))}"
+
+
+def told_that_it_is_kept() -> None:
+    """Neither the console nor `dux-ctl status` says that anything gets lost."""
+    said = ISSUE.read_text()
+    assert "kept on the persistence partition" in said, said
+    assert "NOTHING IS KEPT" not in said, said
+    status = run("dux-ctl", "status")
+    assert "live system" not in status.lower(), status
+
+
+def identity() -> str:
+    """Who this machine and its node are, what it has, and what its person wrote: must be the same after a restart."""
+    inside = beside("inside")
+    wallet = inside.result("flopd", "wallet.status")
+    settled = inside.wait_until(lambda: inside.result("flopd", "wallet.balance")["pending"] == 0, 60)
+    assert settled, inside.result("flopd", "wallet.balance")
+    written = Path("/home/dux/written.txt")
+    if not written.exists():
+        written.write_text(secrets.token_hex(16))
+    return json.dumps({
+        "machine": Path("/etc/machine-id").read_text().strip(),
+        "key": hashlib.sha256(Path("/var/lib/systemd/credential.secret").read_bytes()).hexdigest(),
+        "node": inside.result("registryd", "node.self")["node"],
+        "network": inside.result("airdropd", "network.show")["id"],
+        "payout": wallet["payout_pubkey"],
+        "coins": inside.result("flopd", "wallet.balance")["confirmed"],
+        "written": written.read_text(),
+    })  # fmt: skip
+
+
+def beside(name: str) -> Any:
+    """A module that lies beside this one; an isolated interpreter does not look there by itself."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None, name
+    assert spec.loader is not None, name
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+Check = Callable[[], str | None]
+CHECKS: tuple[Check, ...] = (
     started, branded, told_before_login, told_by_status, password_works, nothing_listens, keys_are_its_own, compiled,
-    no_network_no_wait,
+    no_network_no_wait, clock,
 )  # fmt: skip
+KEPT: tuple[Check, ...] = (started, clock, told_that_it_is_kept, identity)
 
 
 def main() -> None:
     """Run them all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kept", action="store_true", help="the system was started with persistence")
     print("CHECK-BEGIN", flush=True)
-    for function in CHECKS:
+    for function in KEPT if parser.parse_args().kept else CHECKS:
         begun = time.monotonic()
         try:
             ok, detail = True, function() or ""

@@ -13,7 +13,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +25,8 @@ CPUS = 2
 MEMORY_MB = 2048
 FIRMWARE = {"uefi": ("OVMF_CODE_4M.fd", "OVMF_VARS_4M.fd"), "secure": ("OVMF_CODE_4M.ms.fd", "OVMF_VARS_4M.ms.fd")}
 """How UEFI starts: without Secure Boot, and with the keys that machines are sold with."""
+MENU = "with persistence"
+"""What the boot menu shows on the serial console once it can be chosen from."""
 TAIL = 4000
 SERVICE = """\
 [Unit]
@@ -110,14 +112,17 @@ def start(
     scripts: Sequence[tuple[Path, Sequence[str]]] = (),
     *,
     firmware: str = "bios",
+    key: str = "",
+    writable: bool = False,
     options: Sequence[str] = (),
     limit_s: float = 420,
 ) -> Outcome:
-    """Start the image as a disk, wait until it has switched itself off, and tell what it said.
+    """Start the image as a disk, wait until it has switched itself off or restarts, and tell what it said.
 
     Without `scripts` nothing is brought in, and the machine is switched off once it asks for a login.
-    `firmware` is bios, uefi or secure; `options` go to QEMU.  A machine that is not off after `limit_s` is stopped,
-    and `problem` says so.
+    `firmware` is bios, uefi or secure; `key` chooses an entry of the boot menu, on the keyboard; the machine may write
+    on a `writable` disk; `options` go to QEMU.  A machine that is not off after `limit_s` is stopped, and `problem`
+    says so.
     """
     outcome = Outcome()
     scratch = Path(tempfile.mkdtemp(prefix="duxos-qemu-"))
@@ -129,14 +134,14 @@ def start(
             command = ["timeout", "-k", "5", str(limit_s), "qemu-system-x86_64", *_machine(root, firmware)]
             command += ["-smp", str(CPUS), "-m", str(MEMORY_MB), "-display", "none", "-vga", "std", "-no-reboot"]
             command += ["-serial", "file:/scratch/console", "-serial", "file:/scratch/checks"]
-            command += ["-drive", "file=/image.iso,format=raw,if=virtio,readonly=on"]
+            command += ["-drive", f"file=/image.iso,format=raw,if=virtio,readonly={'off' if writable else 'on'}"]
             command += ["-netdev", "user,id=net,restrict=on", "-device", "virtio-net-pci,netdev=net"]
             command += ["-device", "virtio-rng-pci", "-qmp", "unix:/scratch/control,server=on,wait=off", *options]
             command += check_service(scripts, scratch) if scripts else []
             begun = time.monotonic()
-            watch = threading.Thread(target=_watch, args=(scratch, begun, outcome, ended, not scripts))
+            watch = threading.Thread(target=_watch, args=(scratch, begun, outcome, ended, key, not scripts))
             watch.start()
-            binds = [Bind(iso.resolve(), "/image.iso"), Bind(scratch, "/scratch", writable=True)]
+            binds = [Bind(iso.resolve(), "/image.iso", writable), Bind(scratch, "/scratch", writable=True)]
             try:
                 done = root.run(*command, binds=binds, check=False)
             finally:
@@ -169,28 +174,34 @@ def _machine(root: Root, firmware: str) -> list[str]:
     ]  # fmt: skip
 
 
-def _watch(scratch: Path, begun: float, outcome: Outcome, ended: threading.Event, until_login: bool) -> None:
-    """Note when each line came, until the machine is off."""
+def _watch(scratch: Path, begun: float, outcome: Outcome, ended: threading.Event, key: str, until_login: bool) -> None:
+    """Note when each line came, until the machine is off; press a key at the boot menu, switch off at the login."""
     last = False
     while not last:
         last = ended.wait(0.2)
         now = time.monotonic() - begun
         outcome.console = (scratch / "console").read_text("utf-8", errors="replace")
+        if key and MENU in outcome.console:
+            _order(scratch / "control", "send-key", {"keys": [{"type": "qcode", "data": key}]})
+            key = ""
         if outcome.login_s is None and " login: " in outcome.console:
             outcome.login_s = now
             if until_login:
-                _switch_off(scratch / "control")
+                _order(scratch / "control", "quit")
         whole = (scratch / "checks").read_text("utf-8", errors="replace").rpartition("\n")[0]
         lines = [line.strip() for line in whole.splitlines()]
         outcome.lines += [(now, line) for line in lines[len(outcome.lines) :]]
 
 
-def _switch_off(control: Path) -> None:
+def _order(control: Path, command: str, arguments: Mapping[str, object] | None = None) -> None:
+    """Have QEMU do something, and wait until it has, or is gone."""
+    orders = [{"execute": "qmp_capabilities"}, {"execute": command, "arguments": dict(arguments or {}), "id": command}]
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(10)
         connection.connect(str(control))
-        connection.sendall(b'{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n')
-        # Gone before it has read everything: that is what was asked for.
-        with contextlib.suppress(ConnectionResetError):
-            while connection.recv(4096):
-                pass
+        connection.sendall("\n".join(json.dumps(order) for order in orders).encode() + b"\n")
+        # Gone before it has read everything: that is what `quit` asks for.
+        with contextlib.suppress(ConnectionResetError), connection.makefile("rb") as replies:
+            for line in replies:
+                if json.loads(line).get("id") == command:
+                    return

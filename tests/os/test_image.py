@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -76,3 +77,70 @@ def test_uefi_starts_it_up_to_the_login(iso: Path, firmware: str) -> None:
     assert outcome.login_s is not None, outcome.tail()
     assert 'log in as "dux"' in outcome.console, outcome.tail()
     assert not outcome.problem, outcome.tail()
+
+
+@pytest.fixture(scope="module")
+def kept(iso: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[qemu.Outcome, qemu.Outcome]:
+    """Two starts from one stick with persistence; the first on a machine whose clock stands at 1970."""
+    stick = with_persistence(iso, tmp_path_factory.mktemp("stick"))
+    checks = ("units", "answers", "no-failed-units", "boot-log", "wallet-unlocked")
+
+    def started(*more: str, options: tuple[str, ...] = ()) -> qemu.Outcome:
+        scripts = [(HERE / "inside.py", ("--only", *checks, *more)), (HERE / "inside_live.py", ("--kept",))]
+        return qemu.start(stick, scripts, key="p", writable=True, options=options, limit_s=900)
+
+    return started("spender-may-spend", options=("-rtc", "base=1970-01-01")), started()
+
+
+def with_persistence(iso: Path, folder: Path) -> Path:
+    """A stick with the image and a partition behind it that keeps what changes, made as docs/image.md tells."""
+    stick = folder / "stick"
+    shutil.copyfile(iso, stick)
+    os.truncate(stick, stick.stat().st_size + 700_000_000)
+
+    def run(*command: str | Path, given: str = "") -> str:
+        return subprocess.run(command, input=given, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    run("sfdisk", "--append", stick, given=",,L\n")
+    third = json.loads(run("sfdisk", "--json", stick))["partitiontable"]["partitions"][2]
+    (folder / "files").mkdir()
+    (folder / "files/persistence.conf").write_text("/ union\n")
+    place = ("-E", f"offset={third['start'] * 512}", "-d", folder / "files", stick, f"{third['size'] // 2}k")
+    run("mkfs.ext4", "-q", "-L", "persistence", *place)
+    return stick
+
+
+@pytest.mark.timeout(2400)
+def test_a_clock_at_1970_begins_at_the_image_s_date_and_the_node_starts(
+    kept: tuple[qemu.Outcome, qemu.Outcome],
+) -> None:
+    first, _ = kept
+    assert_all_well(first)
+    assert "hardware says 1970-01-01" in str(first.checks["live-clock"]["detail"]), first.checks["live-clock"]
+
+
+@pytest.mark.timeout(2400)
+def test_with_persistence_node_coins_and_files_outlast_switching_off(kept: tuple[qemu.Outcome, qemu.Outcome]) -> None:
+    for outcome in kept:
+        assert_all_well(outcome)
+        print(f"login {outcome.login_s}, off {outcome.seconds:.0f} s, {outcome.checks['live-clock']['detail']}")
+    first, second = (json.loads(str(outcome.checks["live-identity"]["detail"])) for outcome in kept)
+    assert first["coins"] > 0
+    assert second == first
+
+
+def assert_all_well(outcome: qemu.Outcome) -> None:
+    """Every check was made and holds, and the machine switched itself off."""
+    assert outcome.checks, outcome.tail()
+    wrong = {name: entry for name, entry in outcome.checks.items() if not entry["ok"]}
+    assert not wrong, json.dumps(wrong, indent=1) + outcome.tail()
+    assert not outcome.problem, outcome.tail()
+
+
+@pytest.mark.timeout(900)
+def test_the_medium_check_finds_all_whole_and_restarts(iso: Path) -> None:
+    """live-boot restarts the machine by itself only when every sum is right; no login is reached."""
+    outcome = qemu.start(iso, key="k", limit_s=600)
+    print(f"the medium was checked in {outcome.seconds:.0f} s")
+    assert not outcome.problem, outcome.tail()
+    assert "sysrq: Resetting" in outcome.console, outcome.tail()

@@ -36,7 +36,9 @@ def test_a_snapshot_is_taken_where_the_mirror_announces_it_or_keeps_it_below_its
     assert deb822(dated).count("Check-Valid-Until: no") == 2
 
 
-@pytest.mark.parametrize(("date", "words"), [("yesterday", "a date like"), ("20260912", "has no snapshot of")])
+@pytest.mark.parametrize(
+    ("date", "words"), [("yesterday", "a date like"), ("20261399", "a date like"), ("20260912", "has no snapshot of")]
+)
 def test_a_snapshot_that_is_not_there_is_refused_with_what_to_do(date: str, words: str) -> None:
     with pytest.raises(Failed, match=words):
         image_snapshot.dated(SOURCES, date, lambda *_: False, lambda _: "")
@@ -77,6 +79,15 @@ def test_every_entry_of_the_menu_starts_with_both_consoles_and_the_menu_times_ou
     assert all("$both" in line or "console=tty0 console=ttyS0,115200" in line for line in lines)
     assert any(" persistence " in line for line in lines)
     assert set(re.findall(r"@\w+@", text)) == {"@NAME@", "@MARK@"}
+
+
+def test_no_entry_of_the_menu_has_a_key_that_the_menu_keeps_for_itself() -> None:
+    text = (FILES / "boot/grub.cfg").read_text()
+    keys = re.findall(r"--hotkey=(\S+)", text)
+    assert len(keys) == len(set(keys)) == 6
+    assert not set(keys) & set("cev^"), "command line, editor, down, up"
+    table = re.findall(r"^\| [^|]+ \| (\w) \|", (ROOT / "docs/image.md").read_text(), re.MULTILINE)
+    assert sorted(table) == sorted(keys)
 
 
 def test_an_image_with_keys_or_without_a_node_is_refused(tmp_path: Path) -> None:
