@@ -414,6 +414,8 @@ def test_a_log_file_that_can_not_be_written_now_is_noted_and_written_again_later
     try:
         with probe(short_tmp, {"log_dir": str(logs)}) as daemon:
             daemon.start()
+            # With the first line that is to be written.
+            wait_for(lambda: daemon.call("daemon.status")["notes"])
             (note,) = daemon.call("daemon.status")["notes"]
             assert f"{logs}/probe.log can't be written (Read-only file system); the journal has what is missing" in note
             wait_for(lambda: '"message": "ready"' in daemon.output())
