@@ -69,7 +69,9 @@ class Systemd:
 def this_machine(paths: Paths) -> Systemd:
     """The machine itself. Raises NotAllowed for anyone but root, SwitchFailed where systemd does not run it."""
     if os.geteuid() != 0:
-        raise NotAllowed("only root may change which network this machine is on", hint="Put `sudo` before the command.")
+        raise NotAllowed(
+            "only root may change which network this machine is on", hint="Run it as root (`sudo`, or `su -`)."
+        )
     if not paths.real or not Path("/run/systemd/system").is_dir():
         raise SwitchFailed("systemd does not run this machine", hint="A node of packages is needed; see README.")
     return Systemd()

@@ -43,7 +43,7 @@ def why(done: subprocess.CompletedProcess[bytes]) -> str:
 def read(path: Path = WALLET, *, host_key: Path | None = None) -> str:
     """The passphrase in `path`. Only root can. Raises CredentialRefused, CredentialsMissing."""
     if os.geteuid() != 0 and host_key is None:
-        raise CredentialRefused(f"only root can open {path}", hint="Run it with sudo.")
+        raise CredentialRefused(f"only root can open {path}", hint="Run it as root (`sudo`, or `su -`).")
     done = systemd_creds(["decrypt", f"--name={NAME}", str(path), "-"], host_key=host_key)
     if done.returncode != 0:
         raise CredentialRefused(f"{path} can't be opened on this machine: {why(done)}")

@@ -46,7 +46,7 @@ class TwoCores(SetupError):
 
 class CoreFileUnusable(SetupError):
     code = 8101
-    hint_default = "Name another file with --conf or another folder with --datadir, or run it with sudo."
+    hint_default = "Name another file with --conf or another folder with --datadir, or run it as root."
 
 
 class CoreChainDiffers(SetupError):
