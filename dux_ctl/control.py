@@ -13,7 +13,7 @@ from duxcommon.blocking import BlockingClient
 from duxcommon.errors import DuxError
 
 from . import catalogue, render, screens, versions
-from .printable import PrintableClient
+from .printable import PrintableClient, printable
 from .versions import VersionedClient
 
 DAEMONS = ("flopd", "escrowd", "taskd", "registryd", "airdropd", "sandbox")
@@ -90,7 +90,7 @@ class Control:
         A text with amounts says whether the coins have a value.
         """
         if self.as_json:
-            print(json.dumps(value, indent=2, ensure_ascii=False))
+            print(_as_json(value))
             return
         text = human()
         print(screens.labelled(text, value, self) if "FLOP" in text else text)
@@ -122,16 +122,16 @@ class Control:
     def fail(self, value: dict[str, Any], text: str, error: DuxError) -> None:
         """Print `value` as JSON where that was asked for, otherwise what went wrong and the hint, as errors."""
         if self.as_json:
-            print(json.dumps(value, indent=2, ensure_ascii=False))
+            print(_as_json(value))
             return
-        print(f"{text}: {error.message} ({error.name} {error.code})", file=sys.stderr)
+        print(printable(f"{text}: {error.message} ({error.name} {error.code})"), file=sys.stderr)
         if error.hint:
-            print(f"  {error.hint}", file=sys.stderr)
+            print(printable(f"  {error.hint}"), file=sys.stderr)
 
     def note(self, text: str) -> None:
         """Progress, for people: on standard error, so that the output stays clean."""
         if not self.as_json:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     def progress(self, text: str) -> None:
         """A line that replaces the one before, on a terminal; nothing elsewhere."""
@@ -142,6 +142,11 @@ class Control:
         """End all connections."""
         for client in self._clients.values():
             client.close()
+
+
+def _as_json(value: dict[str, Any]) -> str:
+    # A name of a file may hold bytes that are no text.
+    return json.dumps(value, indent=2, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def default_run_dir() -> Path:

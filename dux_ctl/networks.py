@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +65,11 @@ def register(verbs: Any) -> set[str]:
     return {"host", "join", "leave"}
 
 
-def _root() -> None:
+def _root(args: argparse.Namespace) -> None:
     if os.geteuid() != 0:
-        from dux_setup.corecommands import as_root
+        from dux_setup.corecommands import again
 
-        command = as_root(shlex.join(["dux-ctl", *sys.argv[1:]]))
-        raise NotAllowed("only root may change which network this machine is on", hint=f"Say `{command}`.")
+        raise NotAllowed("only root may change which network this machine is on", hint=f"Say `{again(args)}`.")
 
 
 def _host(args: argparse.Namespace, control: Control) -> int:
@@ -82,7 +79,7 @@ def _host(args: argparse.Namespace, control: Control) -> int:
 
     if args.off == (args.file is not None) or (args.off and args.address):
         raise InvalidParams("give a FILE for the invitation, or --off alone", hint="Try `dux-ctl network host --help`.")
-    _root()
+    _root(args)
     if args.off:
         hosting.close(Paths(), control.note)
         control.emit({"hosting": False}, lambda: "Only this machine uses its trial network now. Machines that had "
@@ -123,7 +120,7 @@ def _join(args: argparse.Namespace, control: Control) -> int:
     from dux_setup.paths import Paths
 
     invitation = read_invitation(args.file)
-    _root()
+    _root(args)
     joining.present_network(Paths())
     _look_at_channels(control, args.yes)
     old = joining.join(Paths(), invitation, control.note)
@@ -142,7 +139,7 @@ def _leave(args: argparse.Namespace, control: Control) -> int:
     from dux_setup import joining, moving
     from dux_setup.paths import Paths
 
-    _root()
+    _root(args)
     joining.present_network(Paths())
     if not args.yes and Paths().devchain_users.exists() and moving.interrupted(Paths()) is None:
         # Leaving what nobody else is on would only cost this machine its keys, its coins and what it sells.

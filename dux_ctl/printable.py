@@ -1,4 +1,7 @@
-"""What strangers wrote must not steer the terminal: control characters and text direction marks are taken out."""
+"""What others wrote must not steer the terminal: control characters and text direction marks are taken out.
+
+So is what Python makes of bytes that are no text, as in names of files: it can't be printed everywhere.
+"""
 
 import re
 from typing import Any
@@ -7,7 +10,7 @@ from duxcommon.errors import DuxError
 
 from .versions import VersionedClient
 
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(value: Any) -> Any:

@@ -1,8 +1,6 @@
 """`dux-ctl setup flopcoin`: a safe configuration for Flopcoin Core, what is missing, and this node on top of it."""
 
 import argparse
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +8,7 @@ from duxcommon.errors import CoreNotReady, InvalidParams, NotAllowed
 
 from . import asking, exits
 from .control import Control
+from .printable import printable
 
 if TYPE_CHECKING:
     from dux_setup.coreplan import Plan
@@ -85,20 +84,19 @@ def run(args: argparse.Namespace, control: Control) -> int:
         control.progress("")
     shown = _as_json(plan)
     if args.check:
-        control.emit(shown, lambda: _findings(plan))
+        control.emit(shown, lambda: printable(_findings(plan)))
         return _status(plan)
     if not control.as_json:
-        print(_findings(plan))
+        print(printable(_findings(plan)))
     if not _pending(plan):
         control.emit(shown, lambda: "\nThere is nothing to change.")
         return _status(plan)
     if not control.as_json:
-        print(_changes(plan))
+        print(printable(_changes(plan)))
     if not plan.may_change:
-        from dux_setup.corecommands import as_root
+        from dux_setup.corecommands import again
 
-        again = as_root(shlex.join(["dux-ctl", *sys.argv[1:]]))
-        raise NotAllowed("nothing was changed: only root may set this machine's node up", hint=f"Run: {again}")
+        raise NotAllowed("nothing was changed: only root may set this machine's node up", hint=f"Run: {again(args)}")
     if not args.yes and not _agreed(control):
         control.note("Nothing was changed.")
         return exits.FAILED
@@ -133,7 +131,7 @@ def _carry_out(plan: "Plan", shown: dict[str, Any], control: Control) -> int:
         if plan.definition is not None or plan.connects:
             control.note(steps)
             raise CoreNotReady("Core was configured; the node was not moved, because Core must read that first")
-        control.emit(shown, lambda: steps)
+        control.emit(shown, lambda: printable(steps))
         return exits.OK
     if plan.definition is not None:
         coreplan.move(plan, control.note)

@@ -171,7 +171,8 @@ def follow(control: Control, task: dict[str, Any]) -> dict[str, Any]:
     while task["state"] not in ENDED:
         line = task["step"] + (f" {task['progress']} %" if task["state"] == "ORDERED" and task["progress"] else "")
         if task["step"] != shown:
-            control.note(("\r\033[K" if sys.stderr.isatty() else "") + f"{time.strftime('%H:%M:%S')}  {task['step']}")
+            control.progress("")
+            control.note(f"{time.strftime('%H:%M:%S')}  {task['step']}")
             shown = task["step"]
         else:
             control.progress(f"          {line}")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from dux_setup.paths import Paths
 
+from .printable import printable
+
 SYSTEM_RUN_DIR = Path("/run/duxnet")
 SYSTEMD = Path("/run/systemd/system")
 """There exactly when systemd runs the machine."""
@@ -93,7 +95,8 @@ def look(names: Sequence[str]) -> dict[str, Unit]:
     for block in text.strip().split("\n\n"):
         values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
         if values.get("Id"):
-            said = values.get("StatusText", "")[:SAID]
+            # Whoever took a daemon over must not steer the terminal of root.
+            said = printable(values.get("StatusText", "")[:SAID])
             if values.get("ExecMainStatus") == NO_CREDENTIAL and not said:
                 said = WRONG_CREDENTIAL
             installed = values.get("LoadState") != "not-found"

@@ -1,9 +1,11 @@
 """What to type on this machine: as root, as Core's user, and to start a Core or let it read its configuration again."""
 
+import argparse
 import os
 import shlex
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,11 +27,24 @@ class Commands:
     """Its client, to be followed by a method."""
 
 
-def as_root(command: str) -> str:
-    """`command` as the person at the terminal types it to run it as root: Debian has sudo, or a password of root's."""
+def as_root(command: str, folder: Path | None = None) -> str:
+    """`command` as the person at the terminal types it to run it as root: Debian has sudo, or a password of root's.
+
+    Where `folder` is given, it is run there.
+    """
     if os.geteuid() == 0 and "SUDO_USER" not in os.environ:
         return command
-    return f"sudo {command}" if shutil.which("sudo") else f"su - -c {shlex.quote(command)}"
+    if shutil.which("sudo"):
+        return f"sudo {command}"
+    # A login begins in root's home.
+    there = f"cd {shlex.quote(str(folder))} && {command}" if folder is not None else command
+    return f"su - -c {shlex.quote(there)}"
+
+
+def again(args: argparse.Namespace) -> str:
+    """The `dux-ctl` command that was typed, with these arguments, for root to type in the same folder."""
+    relative = any(isinstance(value, Path) and not value.is_absolute() for value in vars(args).values())
+    return as_root(shlex.join(["dux-ctl", *sys.argv[1:]]), Path.cwd() if relative else None)
 
 
 def as_user(uid: int, command: str) -> str:
@@ -55,7 +70,8 @@ def commands(target: Target, proc: Path = Path("/proc")) -> Commands:
     uid, words = target.folder.uid, shlex.join(options)
     cli = as_user(uid, f"{target.kind.client} {words}")
     if unit := _service(target, proc):
-        return Commands(as_root(f"systemctl start {unit}"), as_root(f"systemctl restart {unit}"), cli)
+        name = shlex.quote(unit)
+        return Commands(as_root(f"systemctl start {name}"), as_root(f"systemctl restart {name}"), cli)
     program = target.process.program if target.process is not None else str(target.program or target.kind.programs[0])
     if program.endswith("-qt"):
         return Commands(f"{program} {words}", "close its window and open it again", cli)

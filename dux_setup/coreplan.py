@@ -30,6 +30,10 @@ from .rpcauth import new_password
 from .users import HUMANS
 
 
+def _whole(value: str | Path) -> str:
+    return os.path.abspath(value) if isinstance(value, Path) else value
+
+
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What was asked for."""
@@ -46,7 +50,7 @@ class Wish:
     def command(self) -> str:
         """What was typed to mean this Core, without what to do with it."""
         named = [("--chain", self.chain), ("--datadir", self.datadir), ("--conf", self.conf)]
-        words = [word for option, value in named if value is not None for word in (option, str(value))]
+        words = [word for option, value in named if value is not None for word in (option, _whole(value))]
         return as_root(shlex.join(["dux-ctl", "setup", "flopcoin", *words]))
 
 

@@ -239,6 +239,16 @@ def test_what_systemd_says_of_a_failed_daemon_stands_below_the_screen(
     assert "journalctl -b -u dux-flopd" in text
 
 
+@pytest.mark.parametrize("words", [("status",), ("why", "flopd")])
+def test_what_a_daemon_told_systemd_does_not_steer_the_terminal(
+    short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any], words: tuple[str, ...]
+) -> None:
+    machine({"dux-flopd": ("failed", "exit-code", "gone\x1b[2J\x1b]0;owned\x07")})
+    _, text = ctl(capsys, short_tmp, *words)
+    assert "gone\ufffd[2J" in text
+    assert "\x1b" not in text
+
+
 def test_what_failed_is_started_again_by_a_command_that_works_even_after_many_failed_starts(
     short_tmp: Path, capsys: pytest.CaptureFixture[str], machine: Callable[..., Any]
 ) -> None:

@@ -68,7 +68,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     monkeypatch.setattr(paths, "Paths", lambda: made.paths)
     monkeypatch.setattr(corefind, "processes", lambda kind: [])
     # As typed by a person who calls sudo.
-    monkeypatch.setattr(corecommands, "as_root", lambda command: f"sudo {command}")
+    monkeypatch.setattr(corecommands, "as_root", lambda command, folder=None: f"sudo {command}")
     monkeypatch.setattr(coreplan, "as_root", corecommands.as_root)
     return made
 
@@ -180,6 +180,19 @@ def test_the_plan_is_shown_without_secrets_and_a_no_changes_nothing(
     assert "geheim" not in out + err
     assert "Nothing was changed." in err
     assert machine.files() == before
+
+
+@pytest.mark.parametrize("words", [(), ("--check",), ("--json", "--check")], ids=["plan", "check", "programs"])
+def test_what_core_s_owner_wrote_neither_steers_the_terminal_nor_breaks_the_output(
+    machine: Machine, run: Run, words: tuple[str, ...]
+) -> None:
+    # A name in Latin-1, and what hides the lines above.
+    machine.conf.write_bytes(b"rpcuser=J\xfcrgen\x1b[2J\nincludeconf=b\xfcro\x1b[2J\n")
+    status, out, err = run(*words)
+    assert status == (exits.FAILED if words else exits.USAGE)
+    assert "\x1b" not in out + err
+    assert "J\ufffdrgen" in out or words
+    assert "ro" in out.partition("includes ")[2]
 
 
 def test_after_a_yes_the_safe_file_is_there_the_old_one_is_kept_and_the_next_steps_are_told(

@@ -1,14 +1,17 @@
 """What people are told to type: it fits a machine with sudo and one without, a service and a Core started by hand."""
 
 import os
+import shlex
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from dux_setup import corecommands, corefind
-from dux_setup.corecommands import as_root, as_user, commands
+from dux_setup.corecommands import again, as_root, as_user, commands
 from dux_setup.corefiles import Target
 from dux_setup.corefind import KINDS, Folder, Process
+from dux_setup.coreplan import Wish
 
 ANN, BOB, SERVICE = 40_001, 40_002, 40_900
 NAMES = {ANN: "ann", BOB: "bob", SERVICE: "flopcoin", 0: "root"}
@@ -51,6 +54,24 @@ def test_root_is_become_by_sudo_or_by_roots_password_or_is_there_already(monkeyp
     assert as_root("dux-ctl status") == "dux-ctl status"
 
 
+def test_a_file_named_from_this_folder_is_found_by_the_line_for_root_too(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    typed_by(monkeypatch, ANN, sudo=False)
+    (tmp_path / "a b").mkdir()
+    monkeypatch.chdir(tmp_path / "a b")
+    monkeypatch.setattr("sys.argv", ["dux-ctl", "network", "join", "home.yaml"])
+    typed = shlex.split(again(Namespace(file=Path("home.yaml"), yes=False)))
+    assert typed[:3] == ["su", "-", "-c"]
+    assert shlex.split(typed[3]) == ["cd", str(tmp_path / "a b"), "&&", "dux-ctl", "network", "join", "home.yaml"]
+    assert again(Namespace(file=Path("/tmp/home.yaml"))) == "su - -c 'dux-ctl network join home.yaml'"
+    assert (
+        f"--datadir {shlex.quote(str(tmp_path / 'a b' / 'core'))}" in shlex.split(Wish(datadir=Path("core")).command)[3]
+    )
+    typed_by(monkeypatch, ANN)
+    assert again(Namespace(file=Path("home.yaml"))) == "sudo dux-ctl network join home.yaml"
+
+
 def test_cores_user_is_become_in_the_same_ways_and_oneself_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     assert as_user(ANN, "flopcoin-cli") == "flopcoin-cli"
     assert as_user(SERVICE, "flopcoin-cli") == "sudo -u flopcoin flopcoin-cli"
@@ -79,12 +100,13 @@ def test_a_core_with_a_window_is_closed_and_opened_by_hand() -> None:
     ("group", "main", "unit"),
     [
         ("0::/system.slice/coin.service", 77, "coin"),
+        (r"0::/system.slice/core\x2d2.service", 77, r"'core\x2d2'"),
         ("9:name=systemd:/system.slice/coin.service\n0::/", 77, "coin"),
         ("0::/system.slice/cron.service", 5, ""),
         ("0::/user.slice/user-1000.slice/session-1.scope", 77, ""),
         ("", 77, ""),
     ],
-    ids=["service", "older control groups", "started by cron", "started at a login", "hidden"],
+    ids=["service", "escaped name", "older control groups", "started by cron", "started at a login", "hidden"],
 )
 def test_a_running_service_is_restarted_by_its_own_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: str, main: int, unit: str
