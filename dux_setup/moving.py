@@ -180,9 +180,12 @@ def _copy(source: Path, part: Path) -> None:
         # All of its file system, errors of writing included.
         ["sync", "--file-system", "--", str(part.parent)],
     ):
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COPY_S, check=False
-        )
+        try:
+            done = subprocess.run(
+                command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=COPY_S, check=False
+            )
+        except subprocess.TimeoutExpired:
+            raise SwitchFailed(f"{source} could not be copied within {COPY_S:.0f} s") from None
         if done.returncode != 0:
             raise SwitchFailed(f"{source} could not be copied: {done.stderr.strip()[:300]}")
 

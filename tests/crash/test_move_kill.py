@@ -1,5 +1,6 @@
 """kill -9 while a node's state moves from one file system to another: each part is whole in its place, or not there."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 from dux_setup import moving
 from dux_setup.paths import Paths
 from duxcommon import failpoint
+from duxcommon.errors import SwitchFailed
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 POINTS = ("journal", "moved", "copied", "placed", "gone", "removed", "undone")
@@ -196,3 +198,25 @@ def test_on_a_live_system_whose_lower_layer_has_the_node_it_moves_and_comes_back
         cwd=ROOT, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_copy_that_never_ends_is_told_and_the_node_is_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = Paths(tmp_path / "root")
+    paths.setup.mkdir(parents=True)
+    make(paths, "before")
+    before = files(paths.root)
+    (tmp_path / "cp").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tmp_path / "cp").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(moving, "COPY_S", 0.3)
+
+    def apart(source: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "apart")
+
+    with monkeypatch.context() as other, pytest.raises(SwitchFailed, match="could not be copied within"):
+        other.setattr(moving.os, "rename", apart)
+        moving.move_aside(paths)
+    undo(paths)
+    as_before(paths, before)
