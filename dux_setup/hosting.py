@@ -71,10 +71,11 @@ def host(paths: Paths, wanted: Sequence[str], say: Say, machine: Machine | None 
         changed |= _let_in(paths, kept.password)
         changed |= _open(paths, kept)
         say(_where(kept, wanted))
-        if changed:
+        invitation = _invitation(network, kept, certificate)
+        # After a kill the settings may be there, and a chain that has not read them.
+        if changed or not _is_open(invitation):
             say(f"Opening the trial chain on port {CHAIN_PORT}/tcp …")
             machine.restart_chain()
-        invitation = _invitation(network, kept, certificate)
         _wait_open(invitation)
         return invitation
 
@@ -206,6 +207,14 @@ def _invitation(network: NetworkDefinition, kept: Hosting, certificate: str) -> 
     )
     bootstrap = [f"{address}:{DIRECTORY_PORT}" for address in kept.addresses]
     return Invitation(network=network, bootstrap=bootstrap, chain=chain)
+
+
+def _is_open(invitation: Invitation) -> bool:
+    try:
+        check_chain(invitation.chain, invitation.network.genesis)
+    except (ChainUnreachable, InvitationRefused):
+        return False
+    return True
 
 
 def _wait_open(invitation: Invitation) -> None:

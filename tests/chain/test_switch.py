@@ -337,7 +337,7 @@ def test_a_journal_that_nobody_can_read_is_named_and_nothing_is_moved(machine: B
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the chain answered: it does on a booted machine (tests/os)."""
-    monkeypatch.setattr(hosting, "_wait_open", lambda invitation: None)
+    monkeypatch.setattr(hosting, "check_chain", lambda chain, genesis: None)
 
 
 def test_a_host_gives_the_same_invitation_each_time(machine: Bench, opened: None) -> None:
@@ -357,6 +357,24 @@ def test_a_host_gives_the_same_invitation_each_time(machine: Bench, opened: None
     assert settings["listen"] == f"{ALL}:32554"
     assert Path(settings["key"]).stat().st_mode & 0o777 == 0o600
     assert "IPAddressAllow=any" in moving.chain_unit(paths).read_text()
+
+
+def test_a_host_that_was_killed_before_the_chain_read_its_settings_opens_it_when_it_is_called_again(
+    machine: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers(chain: ChainAccess, genesis: str) -> None:
+        if not machine.did:
+            raise ChainUnreachable("refused")
+
+    def killed() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hosting, "check_chain", answers)
+    with monkeypatch.context() as first, pytest.raises(KeyboardInterrupt):
+        first.setattr(machine, "restart_chain", killed)
+        hosting.host(machine.paths, ["192.168.7.7"], quiet, machine)
+    hosting.host(machine.paths, ["192.168.7.7"], quiet, machine)
+    assert machine.did == ["restart chain"]
 
 
 def listens(machine: Bench) -> str:
