@@ -37,6 +37,14 @@ MAKE = (
 )
 FINGERPRINT = "gpg --batch --with-colons --list-secret-keys 2>/dev/null | awk -F: '$1 == \"fpr\" {print $10; exit}'"
 EXPORT = f"gpg --batch --armor --export > /work/out/{KEYRING}"
+ARMOR = b"-----BEGIN PGP PRIVATE KEY BLOCK-----"
+PACKETS = (*range(0x94, 0x98), 0xC5)
+"""First octets of a secret key that is not armored (RFC 9580, sections 4.2 and 5.5.1.3)."""
+
+
+def begins_as_secret_key(data: bytes) -> bool:
+    """Whether an exported secret key begins like this; only gpg can tell whether it is one."""
+    return ARMOR in data or data[:1] in {bytes([octet]) for octet in PACKETS}
 
 
 def make(
@@ -52,6 +60,9 @@ def make(
     Raises Failed when the key can't be used or a package not be read.
     """
     output = output.resolve()
+    no_key = f"{key} holds no secret key; now: gpg --armor --export-secret-keys ID > {key}"
+    if key is not None and not begins_as_secret_key(key.read_bytes()):
+        raise Failed(no_key)
     output.parent.mkdir(parents=True, exist_ok=True)
     tar = cached(BUILD, sources)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=output.parent) as made, unpacked(tar) as root:
@@ -80,7 +91,7 @@ def make(
             )
             run(IMPORT if key else MAKE)
             if not (fingerprint := run(FINGERPRINT)):
-                raise Failed(f"{key} holds no secret key; now: gpg --armor --export-secret-keys ID > {key}")
+                raise Failed(no_key)
             text = DISTRIBUTION.format(architecture=mirror.architecture(), key=fingerprint)
             (part / "conf/distributions").write_text(text, encoding="utf-8")
             run(

@@ -98,6 +98,11 @@ def fund(machine: Machine, flop: int = 1) -> None:
     wait_until(lambda: ctl(machine, "wallet", "balance")["confirmed"] > before, "the faucet's coins are confirmed", 60)
 
 
+def forget_restarts(machine: Machine) -> None:
+    """Set systemd's counters of restarts and failures to zero; what runs goes on."""
+    machine.sh("systemctl reset-failed 'dux-*'")
+
+
 def restart(machine: Machine) -> None:
     """Stop everything and start it anew, with all counters of systemd at zero."""
     machine.sh(

@@ -211,6 +211,7 @@ def test_a_core_that_is_down_is_told_and_when_it_is_back_the_node_goes_on(machin
         "missing: nothing listens on port 19443 of this machine → Start Core: sudo systemctl start flopcoind\n"
     )
     ann.type("systemctl start flopcoind")
+    wait_until(lambda: not told(), "the node has found Core again", 60)
     core(machine, "loadwallet", "purse")
     core(machine, "sendtoaddress", ctl(machine, "wallet", "receive", user="ann")["address"], "1", wallet="purse")
     mine(machine, 1)

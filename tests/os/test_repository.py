@@ -71,10 +71,14 @@ def test_apt_refuses_a_repository_that_was_tampered_with(empty: Empty, what: str
 
 
 def test_a_repository_needs_a_key_that_can_sign(tmp_path: Path) -> None:
-    (tmp_path / "public.asc").write_text("no key\n")
-    with pytest.raises(Failed):
-        repository.make([], tmp_path / "apt", key=tmp_path / "public.asc")
+    public = layers.repository() / repository.KEYRING
+    with pytest.raises(Failed, match=r"holds no secret key; now: gpg --armor --export-secret-keys"):
+        repository.make([], tmp_path / "apt", key=public)
     assert not (tmp_path / "apt").exists()
+    assert repository.begins_as_secret_key(b"Comment\n-----BEGIN PGP PRIVATE KEY BLOCK-----\n")
+    assert repository.begins_as_secret_key(b"\x94\x58\x04")
+    assert not repository.begins_as_secret_key(b"\x98\x33\x04")
+    assert not repository.begins_as_secret_key(b"")
 
 
 def test_without_packages_the_repository_names_what_to_do(tmp_path: Path) -> None:
@@ -105,15 +109,18 @@ def test_outside_of_git_the_builder_says_so(tmp_path: Path) -> None:
         deb.tracked(tmp_path)
 
 
-def test_ctrl_c_leaves_no_process_and_no_folder() -> None:
+def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
+    small = tmp_path / "small.tar"
+    leave_out = [f"--exclude=./{name}" for name in ("usr/share", "var", "usr/lib/python3*", "usr/lib/*/perl*")]
+    subprocess.run(["tar", "-C", str(layers.base()[-1]), *leave_out, "-cf", str(small), "."], check=True)
     program = (
-        "import sys; sys.path.insert(0, sys.argv[1])\nfrom build_script import buildroot\n"
-        "with buildroot.unpacked(buildroot.cached(buildroot.MACHINE)) as root:\n"
+        "import pathlib, sys; sys.path.insert(0, sys.argv[1])\nfrom build_script import buildroot\n"
+        "with buildroot.unpacked(pathlib.Path(sys.argv[2])) as root:\n"
         "    (root.path / 'busy').write_text('')\n    print(root.path, flush=True)\n"
         "    root.run('bash', '-c', 'sleep 98765 & wait')\n"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", program, str(ROOT)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, "-c", program, str(ROOT), str(small)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert process.stdout is not None
     with process:
