@@ -123,7 +123,25 @@ def choose(kind: Kind, *, datadir: Path | None, conf: Path | None, home: Path, u
     process = next((one for one in own if one.datadir is not None and _same(one.datadir, datadir)), None)
     named = conf or (process.conf if process is not None else None)
     path = Path(os.path.abspath(named)) if named else datadir / kind.conf
+    if conf is None and process is not None and process.conf is not None:
+        _check_named(kind, process, path)
     return Target(kind, folder, path, process, programs[0] if programs else None)
+
+
+def _check_named(kind: Kind, process: Process, path: Path) -> None:
+    """Root does not read or change for a Core what the user that it runs as could not even read.
+
+    Whatever a command line names may be the word of somebody who took that user over. Raises CoreFileUnusable.
+    """
+    if process.uid in (0, corefind.owner_of(path)[0]):
+        return
+    with acting_as(process.uid, corefind.group_of(process.uid)):
+        readable = os.access(path, os.R_OK, effective_ids=True)
+    if not readable or path.name != kind.conf:
+        raise CoreFileUnusable(
+            f"the running Core names {path} as its configuration, which is not {corefind.user_name(process.uid)}'s",
+            hint="If that really is the configuration of this Core, name it yourself with --conf.",
+        )
 
 
 def _same(one: Path, other: Path) -> bool:

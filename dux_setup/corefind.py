@@ -15,6 +15,7 @@ from duxcommon.tcptable import LISTENING, sockets
 SERVICE_FOLDER = Path("/var/lib/flopcoin")
 """Where a Core that runs as a service of its own keeps its data."""
 MAX_CMDLINE = 65_536
+NOGROUP = 65_534
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,14 @@ def user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return f"#{uid}"
+
+
+def group_of(uid: int) -> int:
+    """The first group of a user; that of nobody for one without a name."""
+    try:
+        return pwd.getpwuid(uid).pw_gid
+    except KeyError:
+        return NOGROUP
 
 
 def programs(kind: Kind) -> list[Path]:

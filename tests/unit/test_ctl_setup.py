@@ -18,6 +18,7 @@ from dux_ctl import exits, main
 from dux_devnet.layout import free_port
 from dux_setup import corecommands, corefiles, corefind, corenode, coreplan, paths
 from dux_setup.coreconf import parse
+from dux_setup.corefind import Process
 from dux_setup.rpcauth import accepts
 from duxcommon.coin.params import CHAINS
 from duxcommon.coin.script import pubkey_of
@@ -403,6 +404,34 @@ def test_the_other_part_of_the_way_is_closed_too(machine: Machine, run: Run, tmp
     assert status == exits.FAILED
     assert "can't write" in err
     assert list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "taken"),
+    [("flopcoin.conf", 0o600, False), ("passwd", 0o644, False), ("flopcoin.conf", 0o644, True)],
+    ids=["closed to it", "no configuration", "root's own for it"],
+)
+def test_a_core_s_command_line_leads_root_to_no_file_of_others(
+    machine: Machine, run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, mode: int, taken: bool
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("not run: needs root")
+    open_way(tmp_path)
+    os.chown(machine.data, 65534, 65534)
+    target = tmp_path / name
+    target.write_text("rpcuser=other\nrpcpassword=geheim\n")
+    target.chmod(mode)
+    started = Process(1, 65534, "flopcoind", machine.data, target, {})
+    monkeypatch.setattr(corefind, "processes", lambda kind: [started])
+    status, out, err = run("--yes")
+    assert ("rpcpassword=geheim" not in target.read_text()) is taken
+    assert (target.stat().st_mode & 0o777 == mode) is not taken
+    if taken:
+        assert status == exits.OK, err
+    else:
+        assert status == exits.FAILED
+        assert f"names {target} as its configuration, which is not nobody's" in err
+        assert "other" not in out
 
 
 # --- the documentation ----------------------------------------------------------------------------------------------
