@@ -252,7 +252,8 @@ def main() -> int:
     except AlreadyRunning:
         return 0  # nothing was interrupted: whoever moves the node starts it
     except (DuxError, OSError) as error:
-        print(f"What was interrupted could not be undone: {error}", file=sys.stderr)
+        hint = f"\n  {error.hint}" if isinstance(error, DuxError) else ""
+        print(f"What was interrupted could not be undone: {error}{hint}", file=sys.stderr)
         return 1
     return 0
 

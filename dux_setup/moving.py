@@ -87,6 +87,11 @@ def undo(paths: Paths, journal: Journal) -> None:
     Raises OSError, SwitchFailed.
     """
     old = Path(journal.old)
+    if not old.is_dir():
+        raise SwitchFailed(
+            f"{old}, where the state of this node was moved to, is not there",
+            hint="Mount the file system that it is on, then `systemctl restart dux-firstboot`.",
+        )
     for item in journal.items:
         here, kept = paths.root / item, old / item
         _clear(here)

@@ -220,3 +220,17 @@ def test_a_copy_that_never_ends_is_told_and_the_node_is_as_before(
         moving.move_aside(paths)
     undo(paths)
     as_before(paths, before)
+
+
+def test_while_the_disk_with_the_old_state_is_not_mounted_nothing_is_forgotten(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "root")
+    paths.setup.mkdir(parents=True)
+    make(paths, "before")
+    before = files(paths.root)
+    moving.move_aside(paths)
+    (paths.var / "old").rename(tmp_path / "old")
+    with pytest.raises(SwitchFailed, match="is not there"):
+        undo(paths)
+    (tmp_path / "old").rename(paths.var / "old")
+    undo(paths)
+    as_before(paths, before)

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel
 
 from dux_ctl import units
-from dux_setup.moving import UNIT_DROP_INS
+from dux_setup.moving import COPY_S, UNIT_DROP_INS
 from duxcommon.config import Access, Settings, load
 
 from .test_declarations import generate
@@ -183,6 +183,7 @@ def test_first_boot_has_root_s_name_and_hardly_any_of_its_rights() -> None:
     assert one(service, "Service", "ExecStart").split()[1:] == ["-I", "-m", "dux_setup.firstboot"]
     assert one(service, "Service", "CapabilityBoundingSet") == "CAP_CHOWN CAP_SETGID CAP_SETUID"
     assert one(service, "Service", "PrivateNetwork") == "yes"
+    assert int(one(service, "Service", "TimeoutStartSec")) > COPY_S, "a long copy back is not killed at each boot"
     assert (one(service, "Service", "Type"), one(service, "Service", "RemainAfterExit")) == ("oneshot", "yes")
 
 
