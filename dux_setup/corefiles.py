@@ -105,7 +105,7 @@ def choose(kind: Kind, *, datadir: Path | None, conf: Path | None, home: Path, u
     if datadir is None and conf is None:
         trusted = {0, uid, *({corefind.SERVICE_FOLDER.stat().st_uid} if corefind.SERVICE_FOLDER.exists() else ())}
         mine = [process for process in running if process.uid in trusted and process.datadir is not None]
-        paths = {process.datadir for process in mine if process.datadir is not None}
+        paths = {_shown(process.datadir) for process in mine if process.datadir is not None}
         paths = paths or {folder.path for folder in corefind.folders(kind, home)}
         if len(paths) > 1:
             raise TwoCores("there are several Cores: " + ", ".join(sorted(str(path) for path in paths)))
@@ -114,7 +114,7 @@ def choose(kind: Kind, *, datadir: Path | None, conf: Path | None, home: Path, u
     elif datadir is None:
         assert conf is not None
         datadir = conf.parent
-    datadir = Path(os.path.abspath(datadir))
+    datadir = _shown(Path(os.path.abspath(datadir)))
     if not datadir.parent.is_dir():
         raise CoreFileUnusable(f"there is no folder {datadir.parent}")
     folder = corefind.folder(kind, datadir)
@@ -122,10 +122,17 @@ def choose(kind: Kind, *, datadir: Path | None, conf: Path | None, home: Path, u
     own = [one for one in running if one.uid in (0, uid, folder.uid)]
     process = next((one for one in own if one.datadir is not None and _same(one.datadir, datadir)), None)
     named = conf or (process.conf if process is not None else None)
-    path = Path(os.path.abspath(named)) if named else datadir / kind.conf
+    path = _shown(Path(os.path.abspath(named)) if named else datadir / kind.conf)
     if conf is None and process is not None and process.conf is not None:
         _check_named(kind, process, path)
     return Target(kind, folder, path, process, programs[0] if programs else None)
+
+
+def _shown(path: Path) -> Path:
+    """The path. Raises CoreFileUnusable where it is none to print among words that root is told to type."""
+    if not str(path).isprintable():
+        raise CoreFileUnusable(f"{str(path)!r} is a name that can't be printed", hint="Rename it, or end that Core.")
+    return path
 
 
 def _check_named(kind: Kind, process: Process, path: Path) -> None:

@@ -87,6 +87,21 @@ def test_a_running_core_counts_more_than_a_folder_and_strangers_do_not_count(
     assert choose(places / "home").process is mine
 
 
+@pytest.mark.parametrize("which", ["datadir", "conf"])
+@pytest.mark.parametrize("end", ["\nsudo evil", "\x1b[2J", "\udcfc"])
+def test_a_name_that_would_pass_for_words_of_ours_is_refused(
+    places: Path, monkeypatch: pytest.MonkeyPatch, which: str, end: str
+) -> None:
+    used(places / "core")
+    odd = places / f"core{end}"
+    datadir, conf = (odd, None) if which == "datadir" else (places / "core", odd)
+    running = corefind.Process(1, os.getuid(), "flopcoind", datadir, conf, {})
+    monkeypatch.setattr(corefind, "processes", lambda kind: [running])
+    with pytest.raises(CoreFileUnusable, match="can't be printed") as raised:
+        choose(places / "home")
+    assert raised.value.message.isprintable()
+
+
 def test_a_folder_in_a_place_that_is_not_there_is_refused(places: Path) -> None:
     with pytest.raises(CoreFileUnusable, match="there is no folder"):
         choose(places / "home", datadir=places / "nowhere" / "core")
