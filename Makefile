@@ -10,6 +10,8 @@ FLAVOUR ?= minimal
 # The community fund and its rules: whole networks, and the parts whose tests' names tell it.
 COMMUNITY_WORDS := airdrop bond collecting community cosign eligibility facts follow fund governance guardian manifest \
 	multisig notes rule settlement share
+# What belongs to it and takes its time: `make test-machines` and `make test` have it, `make test-os` leaves it out.
+SLOW_MACHINES := configuration first_boot flopcoin flopcoin_at_home readme_install repository trouble two_machines
 # After the others, for machines that boot beside network tests would make those wait. What all of them stand on is made
 # first. A booted machine waits half of its time, so four go side by side, those with the longest tests first
 # (tests/os/conftest.py); the image, under emulation, wants all processors for itself.
@@ -20,12 +22,13 @@ IMAGE_TESTS = { $(BIN)/python -m pytest tests/os --ignore-glob='*/test_[!i]*' ||
 COMMUNITY := tests/community $(filter-out tests/community/%,$(sort \
 	$(wildcard $(foreach word,$(COMMUNITY_WORDS),tests/*/test_*$(word)*.py))))
 
-.PHONY: demo deb repository iso test test-os test-iso test-community test-chain bench lint generate lock clean help
+.PHONY: demo deb repository iso test test-os test-machines test-iso test-community test-chain bench lint generate lock clean help
 
 help:
 	@echo "make demo [IMAGE=my.png]  the first paid call, on a private trial network; no root needed"
 	@echo "make test [TESTS=path]    all tests; as root it installs the Debian packages that they need"
-	@echo "make test-os              those of the packages, on booted machines; as root"
+	@echo "make test-os              the packages installed, booted, upgraded, purged; as root"
+	@echo "make test-machines        all tests on booted machines, also of trouble, two machines, a Core beside; as root"
 	@echo "make iso [FLAVOUR=minimal] the live image, in build/; as root, or with subordinate ids"
 	@echo "make test-iso             builds the image, starts it in QEMU and checks it from inside; as root"
 	@echo "make deb                  the Debian packages, in build/deb; as root, or with subordinate ids"
@@ -66,6 +69,10 @@ else
 endif
 
 test-os: $(VENV)/.dev
+	@$(PYTHON) build_script/system_packages.py
+	@$(OS_TESTS) $(SLOW_MACHINES:%=--ignore=tests/os/test_%.py)
+
+test-machines: $(VENV)/.dev
 	@$(PYTHON) build_script/system_packages.py
 	@$(OS_TESTS)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.os import changes, nspawn
+from tests.os import changes, node, nspawn
 from tests.os.nspawn import Machine
 
 MACHINE_BOUND = (
@@ -19,7 +19,7 @@ MACHINE_BOUND = (
 LONG = (
     "test_packages", "test_node", "test_trouble", "test_two_machines", "test_flopcoin", "test_readme_install",
     "test_flopcoin_at_home", "test_first_boot", "test_configuration",
-    "test_repository", "test_package_root",
+    "test_repository", "test_package_root", "test_credential",
 )  # fmt: skip
 """Files by how long they take, the longest first."""
 
@@ -29,6 +29,13 @@ def _able() -> None:
     if reason := nspawn.why_not():
         pytest.skip(f"not run: {reason}")
     nspawn.remove_leftovers()
+
+
+@pytest.fixture(scope="module")
+def settled() -> Iterator[Machine]:
+    """A node that was booted once; each test leaves it as it found it."""
+    with node.booted() as machine:
+        yield machine
 
 
 def excused(reason: str, everything_runs: bool) -> bool:

@@ -9,11 +9,14 @@ import hashlib
 import inspect
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from subprocess import DEVNULL
 
 from build_script import buildroot, deb, kept
 from build_script import repository as apt_repository
@@ -163,6 +166,9 @@ def installed() -> list[Path]:
 def main() -> int:
     """Make what is not there yet, so that no test has to wait for it; nothing where no machine can be booted."""
     if why_not() is None:
+        # One root is fetched and unpacked while another is built in; should it fail, `installed` tells why.
+        with subprocess.Popen([sys.executable, "-m", "build_script.buildroot", buildroot.MACHINE.name], stdout=DEVNULL):
+            packages()
         installed()
     return 0
 

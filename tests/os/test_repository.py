@@ -119,9 +119,8 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
         "    (root.path / 'busy').write_text('')\n    print(root.path, flush=True)\n"
         "    root.run('bash', '-c', 'sleep 98765 & wait')\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, str(ROOT), str(small)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    command = [sys.executable, "-c", program, str(ROOT), str(small)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert process.stdout is not None
     with process:
         folder = next(Path(line.strip()) for line in process.stdout if line.startswith("/"))

@@ -1,26 +1,17 @@
-"""A node in trouble: no space, nothing can be written, a clock at 1970, a lost or a foreign credential."""
+"""A node in trouble: no space, nothing can be written, a taken port, a clock at 1970."""
 
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.os import node
-from tests.os.node import ctl, drop_in, show
+from tests.os.node import drop_in
 from tests.os.nspawn import Machine, wait_until
 
 pytestmark = pytest.mark.timeout(400)
 
-CREDENTIAL = "/etc/credstore.encrypted/dux-flopd.wallet"
 BACK_S = 120.0
 """Longest wait for a node whose disk is mended, on a slow machine; systemd waits for 30 s of them at most."""
-
-
-@pytest.fixture(scope="module")
-def settled() -> Iterator[Machine]:
-    """A node that was booted once; each test leaves it as it found it."""
-    with node.booted() as machine:
-        yield machine
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------
@@ -142,58 +133,3 @@ def test_a_clock_at_1970_is_said_and_does_no_harm(settled: Machine) -> None:
     settled.sh("systemctl daemon-reload; systemctl restart dux-registryd dux-escrowd dux-taskd")
     node.assert_well(settled)
     assert node.identity(settled) == before
-
-
-# --- the wallet's credential ------------------------------------------------------------------------------------------
-
-
-def test_without_its_credential_the_wallet_stays_locked_and_payments_are_refused_clearly(settled: Machine) -> None:
-    settled.sh(f"mv {CREDENTIAL} /root/; systemctl reset-failed; systemctl restart dux-flopd")
-    try:
-        status = settled.run("dux-ctl", "status", check=False).stdout
-        assert "wallet is locked" in status, status
-        assert CREDENTIAL in status
-        address = ctl(settled, "wallet", "receive")["address"]
-        done = settled.run("dux-ctl", "wallet", "send", address, "0.1", check=False)
-        assert done.returncode == 3, done.stderr
-        assert "wallet unlock" in done.stderr
-    finally:
-        settled.sh(f"mv /root/dux-flopd.wallet {CREDENTIAL}; systemctl reset-failed; systemctl restart dux-flopd")
-    node.assert_well(settled)
-
-
-@pytest.mark.parametrize("kind", ["of another name", "of another machine", "damaged"])
-def test_a_credential_that_does_not_fit_is_refused_and_said(settled: Machine, kind: str) -> None:
-    make = {
-        "of another name": f"echo correct-horse | systemd-creds encrypt --name=other - {CREDENTIAL}",
-        "of another machine": "mv /var/lib/systemd/credential.secret /root/; "
-        f"echo correct-horse | systemd-creds encrypt --name=wallet - {CREDENTIAL}; "
-        "mv /root/credential.secret /var/lib/systemd/credential.secret",
-        "damaged": f"echo AAAA >{CREDENTIAL}",
-    }[kind]
-    settled.sh(f"systemctl reset-failed; cp -p {CREDENTIAL} /root/; {make} && ! systemctl restart dux-flopd.service")
-    try:
-        node.ends(settled, "dux-flopd.service", "failed")
-        assert show(settled, "dux-flopd.service", "NRestarts") == "0"
-        for command in (["dux-ctl", "status"], ["dux-ctl", "why", "flopd"]):
-            done = settled.run(*command, check=False)
-            assert "credential" in done.stdout + done.stderr, done.stdout + done.stderr
-    finally:
-        settled.sh(
-            f"cp -p /root/dux-flopd.wallet {CREDENTIAL}; systemctl reset-failed; "
-            "systemctl start dux.target dux-flopd.socket"
-        )
-    node.assert_well(settled)
-
-
-def test_a_right_credential_with_a_foreign_passphrase_leaves_the_wallet_locked(settled: Machine) -> None:
-    settled.sh(
-        f"cp -p {CREDENTIAL} /root/; echo correct-horse | systemd-creds encrypt --name=wallet - {CREDENTIAL}; "
-        "systemctl reset-failed; systemctl restart dux-flopd"
-    )
-    try:
-        status = settled.run("dux-ctl", "status", check=False).stdout
-        assert "wallet is locked" in status, status
-    finally:
-        settled.sh(f"cp -p /root/dux-flopd.wallet {CREDENTIAL}; systemctl reset-failed; systemctl restart dux-flopd")
-    node.assert_well(settled)
