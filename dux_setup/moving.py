@@ -118,6 +118,8 @@ def _fresh_folder(paths: Paths) -> Path:
     name = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
     folder = _free(parent / name)
     folder.mkdir(mode=0o700)
+    # It has to be there after a power cut that the journal survives, also on a file system of its own.
+    sync_directory(parent)
     return folder
 
 
