@@ -364,7 +364,7 @@ def test_status_has_a_line_on_fund_and_rules() -> None:
     daemon = {"uptime_s": 1, "calls": 2, "failures": 0, "notes": [], "rules": 2}
     part = {"error": {"message": "x", "data": {"name": "Other", "hint": ""}}}
     found: dict[str, Any] = {name: part for name in ("node", "chain", "wallet", "keys", "channels", "provider")}
-    found["live"] = False
+    found |= {"live": False, "devchain": None}
     daemons = {"flopd": {**daemon, "rules": None}, "escrowd": daemon, "airdropd": daemon}
     text = status.text({**found, "daemons": daemons, "fund": fund()}, Path("/run/duxnet"))
     assert "fund         50.00 of 100.00 FLOP, 50.00 missing\n" in text
