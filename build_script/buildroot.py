@@ -11,9 +11,11 @@ import hashlib
 import os
 import select
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -262,6 +264,23 @@ def _make(kind: Kind, sources: Sequence[Source], suite: str, target: Path) -> No
         made.replace(target)
 
 
+@contextmanager
+def interrupted_afterwards() -> Iterator[None]:
+    """Ctrl-C that comes inside counts at the end: a process that is being started would else be unknown and live on."""
+    came: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before != signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        raise KeyboardInterrupt
+
+
 class Root:
     """An unpacked root, to run commands in; made by `unpacked`."""
 
@@ -304,30 +323,28 @@ class Root:
         full += [*words, "--", *command]
         watch, held = os.pipe()
         output = log.open("ab") if log else subprocess.PIPE
+        process: subprocess.Popen[bytes] | None = None
         try:
-            process = subprocess.Popen(
-                full,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=(held,),
-                process_group=0,
-            )
+            with interrupted_afterwards():
+                process = subprocess.Popen(
+                    full,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(held,),
+                    process_group=0,
+                )
+            text = (process.communicate()[0] or b"").decode(errors="replace")
+        finally:
             os.close(held)
-            held = -1
-            try:
-                text = (process.communicate()[0] or b"").decode(errors="replace")
-            finally:
+            if process is not None:
                 # unshare's death kills its child, whose death ends all processes of the namespace; each of them holds
                 # the pipe, so its end says that the last is gone.
                 process.kill()
                 process.wait()
                 select.select([watch], [], [], 20)
-        finally:
             os.close(watch)
-            if held >= 0:
-                os.close(held)
             if log:
                 output.close()  # type: ignore[union-attr]
         if check and process.returncode:

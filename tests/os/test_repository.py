@@ -114,7 +114,9 @@ def test_ctrl_c_leaves_no_process_and_no_folder(tmp_path: Path) -> None:
     leave_out = [f"--exclude=./{name}" for name in ("usr/share", "var", "usr/lib/python3*", "usr/lib/*/perl*")]
     subprocess.run(["tar", "-C", str(layers.base()[-1]), *leave_out, "-cf", str(small), "."], check=True)
     program = (
-        "import pathlib, sys; sys.path.insert(0, sys.argv[1])\nfrom build_script import buildroot\n"
+        "import pathlib, signal, sys; sys.path.insert(0, sys.argv[1])\nfrom build_script import buildroot\n"
+        # Who starts the tests in the background has them ignore it.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with buildroot.unpacked(pathlib.Path(sys.argv[2])) as root:\n"
         "    (root.path / 'busy').write_text('')\n    print(root.path, flush=True)\n"
         "    root.run('bash', '-c', 'sleep 98765 & wait')\n"
